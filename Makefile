@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each sets up .venv on first use.
+
+PYTHON ?= python3
+# Where pip finds torch's CPU wheels: without it, plain `pip install torch` on Linux brings gigabytes
+# of CUDA. Set it empty to use pip's own configuration alone.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := export,serve,cpu,dev
+LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
+    --build-arg REVISION=$$(git rev-parse HEAD)
+
+.PHONY: setup demo test check format bench docs docker
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--retries 0 --extra-index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup
+	$(BIN)/lct-deploy demo
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.spine
+
+# Files that are generated from the code, and committed: tests compare them.
+docs: setup
+	$(BIN)/python docs/make_schema.py
+	$(BIN)/python docs/make_recording.py
+
+docker: setup
+	docker build --target cpu -t lct-deploy:cpu $(LABELS) .
+	docker build --target gpu -t lct-deploy:gpu $(LABELS) .

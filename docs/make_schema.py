@@ -1,0 +1,18 @@
+"""Write docs/manifest.schema.json from the manifest's model."""
+
+import json
+from pathlib import Path
+
+from lct_deploy.manifest import Manifest
+
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
+
+
+def schema_text() -> str:
+    """The JSON Schema (draft 2020-12) of `manifest.json`."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
