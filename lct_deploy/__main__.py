@@ -1,0 +1,5 @@
+"""`python -m lct_deploy` is `lct-deploy`."""
+
+from lct_deploy.cli import main
+
+main()

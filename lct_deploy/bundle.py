@@ -1,0 +1,113 @@
+"""Open a bundle: manifest and every file checked before anything else reads them.
+
+The hashes detect damage and mix-ups. They do not stop someone who can write the bundle, since the
+manifest lies beside what it hashes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from lct_deploy.atomic import sha256_file
+from lct_deploy.errors import BundleError
+from lct_deploy.manifest import SCHEMA_VERSION, Artifact, FileRecord, Manifest
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Inputs (N, H, W, 3) uint8 and PyTorch's logits (N, classes) float32 for them."""
+
+    images: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, record: FileRecord) -> Path:
+        return self.path / record.path
+
+    def artifact(self, runtime: str) -> Artifact:
+        """The artifact made for `runtime`, or the portable graph where the runtime can read it.
+
+        Raises BundleError where there is none, or where it has not been verified.
+        """
+        for name in (runtime, "portable") if runtime == "onnxruntime" else (runtime,):
+            for artifact in self.manifest.artifacts:
+                if artifact.runtime == name:
+                    return self._verified(artifact)
+        raise BundleError(
+            f"{self.path}: holds nothing that {runtime} can run",
+            hint=f"it has {', '.join(sorted({a.runtime for a in self.manifest.artifacts}))}",
+        )
+
+    def golden(self) -> Golden:
+        with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:
+            return Golden(images=arrays["images"], logits=arrays["logits"])
+
+    def _verified(self, artifact: Artifact) -> Artifact:
+        if not artifact.verified:
+            raise BundleError(
+                f"{self.path}: {artifact.path} has not been verified against PyTorch on this target",
+                hint=f"lct-deploy verify {self.path}",
+            )
+        return artifact
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Raises BundleError for a bundle that is absent, incomplete, changed or of another schema."""
+    manifest = _read_manifest(path)
+    for record in (*manifest.artifacts, manifest.golden):
+        _check_file(path, record)
+    return Bundle(path=path, manifest=manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle (a directory with a {MANIFEST})")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}", hint=_rebuild(path))
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{file}: not JSON: {error}", hint=_rebuild(path)) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{file}: schema version {version}, this lct-deploy reads {SCHEMA_VERSION}", hint=_rebuild(path)
+        )
+    try:
+        return Manifest.model_validate(content, strict=False)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+        raise BundleError(f"{file}: not a valid manifest: {'; '.join(lines)}", hint=_rebuild(path)) from error
+
+
+def _check_file(root: Path, record: FileRecord) -> None:
+    file = root / record.path
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{root}: {record.path} leads outside the bundle")
+    if not file.is_file():
+        raise BundleError(f"{root}: {record.path} is missing", hint=_rebuild(root))
+    if sha256_file(file) != record.sha256:
+        raise BundleError(
+            f"{root}: {record.path} has changed since it was verified (its SHA-256 differs)",
+            hint=_rebuild(root),
+        )
+
+
+def _rebuild(path: Path) -> str:
+    return f"rebuild it: lct-deploy export CHECKPOINT -o {path} --overwrite"

@@ -1,0 +1,295 @@
+"""The command line: parse, call one function, print. Heavy imports live inside the commands."""
+
+import shlex
+import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.errors import LctDeployError, ParityError, RuntimeUnavailableError, UsageError
+from lct_deploy.report import describe_bundle, describe_parity
+from lct_deploy.validation import validate
+
+app = typer.Typer(
+    name="lct-deploy",
+    help="Trained LCT-ResNet checkpoints to production endpoints, proven equal to PyTorch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 1 failed, 2 wrong use; a user's mistake shows no traceback."""
+    try:
+        app()
+    except LctDeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.callback()
+def _root() -> None:  # pyright: ignore[reportUnusedFunction]
+    pass
+
+
+@app.command("train")
+def train_command(
+    data: Annotated[str, typer.Option(help="fashion-mnist, a folder of IDX files, or an ImageFolder tree.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint: .safetensors, .pt or .pth.")],
+    arch: Annotated[str, typer.Option(help="See `lct-deploy models`.")] = "lct_resnet20",
+    groups: Annotated[int | None, typer.Option(help="Attention groups; default by network.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels; default by data or network.")] = None,
+    epochs: int = 30,
+    batch_size: int = 256,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    schedule: Annotated[str, typer.Option(help="step or cosine.")] = "step",
+    step_epochs: Annotated[int, typer.Option(help="Epochs between the ÷10 steps.")] = 30,
+    warmup_epochs: int = 0,
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last finished epoch.")] = False,
+) -> None:
+    """Train a network and write its checkpoint with all that export needs to know."""
+    with _extra("export"):
+        from lct_deploy.train.config import TrainConfig
+        from lct_deploy.train.run import TrainRequest, train
+
+    config = validate(
+        TrainConfig,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        step_epochs=step_epochs,
+        warmup_epochs=warmup_epochs,
+        seed=seed,
+    )
+    request = TrainRequest(data=data, arch=arch, groups=groups, image_size=image_size)
+    result = train(request, config, output, resume=resume)
+    print(f"{output}: top-1 {result.test_top1:.2f} % after {result.epoch} epochs")
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt or .pth.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle: a directory to create.")],
+    arch: Annotated[str | None, typer.Option(help="Default: inferred from the weights.")] = None,
+    groups: Annotated[int | None, typer.Option(help="Attention groups.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="The attention's ε.")] = None,
+    stride_placement: Annotated[str | None, typer.Option(help="v1.5 (torchvision) or caffe.")] = None,
+    num_classes: int | None = None,
+    weights: Annotated[str | None, typer.Option(help="model or ema, where a file holds both.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees.")] = None,
+    resize: Annotated[int | None, typer.Option(help="Short side before the crop.")] = None,
+    crop: Annotated[int | None, typer.Option(help="The same as --image-size.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, lanczos, …")] = None,
+    mean: Annotated[str | None, typer.Option(help="Three numbers for [0, 1], as 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="Three numbers for [0, 1].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="One label a line.")] = None,
+    images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
+    opset: int = 20,
+    name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
+    model_version: str = "1",
+    allow_unfused: Annotated[
+        bool, typer.Option(help="Export blocks that cannot be fused as they are.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle, proven equal to PyTorch."""
+    with _extra("export"):
+        from exporters.export import export_checkpoint
+        from exporters.options import ExportOptions
+        from lct_deploy.checkpoint import LoadOptions
+
+    options = validate(
+        ExportOptions,
+        load=validate(
+            LoadOptions,
+            arch=arch,
+            num_classes=num_classes,
+            groups=groups,
+            epsilon=epsilon,
+            stride_placement=stride_placement,
+            weights=weights,
+        ),
+        image_size=image_size,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        labels=labels,
+        images=images,
+        opset=opset,
+        name=name,
+        version=model_version,
+        allow_unfused=allow_unfused,
+        overwrite=overwrite,
+    )
+    manifest = export_checkpoint(checkpoint, output, options, command=_command(), announce=_announce)
+    print(
+        manifest.model_dump_json(indent=2)
+        if json
+        else f"{output}: bundle of {manifest.arch}, proven equal to PyTorch"
+    )
+
+
+@app.command("models")
+def models_command(json: JsonOption = False) -> None:
+    """List the architectures with parameters and multiply-adds (the paper's Table 1)."""
+    from lct_deploy.cost import cost_table
+
+    rows = cost_table()
+    if json:
+        print(dumps([asdict(row) for row in rows], indent=2))
+        return
+    print(f"{'architecture':<20} {'image':>5} {'parameters':>12} {'multiply-adds':>14}")
+    for row in rows:
+        cost = f"{row.parameters / 1e6:>11.2f}M {row.multiply_adds / 1e9:>13.3f}G"
+        print(f"{row.arch:<20} {row.image_size:>5} {cost}")
+
+
+@app.command("verify")
+def verify_command(
+    bundle: Path,
+    checkpoint: Annotated[Path | None, typer.Option(help="Compare with PyTorch on this checkpoint.")] = None,
+    images: Annotated[Path | None, typer.Option(help="At least 256 images to measure on.")] = None,
+    runtime: RuntimeOption = "onnxruntime",
+    json: JsonOption = False,
+) -> None:
+    """Compare a bundle with its checkpoint or, without one, with its golden logits."""
+    opened = open_bundle(bundle)
+    if checkpoint is None:
+        _verify_golden(opened, runtime, json=json)
+        return
+    with _extra("export"):
+        from exporters.verify import verify_bundle
+
+    report = verify_bundle(opened, checkpoint, images, runtime)
+    print(report.model_dump_json(indent=2) if json else describe_parity(report))
+    if not report.passed:
+        raise ParityError(f"{bundle} does not agree with {checkpoint}")
+
+
+def _verify_golden(bundle: Bundle, runtime: str, *, json: bool) -> None:
+    from lct_deploy.golden import check_golden
+    from lct_deploy.runtime import RuntimeOptions, open_bundled
+
+    with closing(open_bundled(bundle, runtime, RuntimeOptions())) as opened:
+        parity = check_golden(bundle, opened)
+    print(
+        parity.model_dump_json(indent=2)
+        if json
+        else f"{bundle.path}: golden logits agree on {runtime}, max |Δlogit| {parity.max_abs_error:.2e}"
+    )
+
+
+@app.command("predict")
+def predict_command(
+    bundle: Path,
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    top_k: Annotated[int, typer.Option(min=1)] = 5,
+    runtime: RuntimeOption = "onnxruntime",
+    json: JsonOption = False,
+) -> None:
+    """Classify image files."""
+    from lct_deploy.predictions import predict_files
+    from lct_deploy.runtime import RuntimeOptions, open_bundled
+
+    opened = open_bundle(bundle)
+    with closing(open_bundled(opened, runtime, RuntimeOptions())) as engine:
+        report = predict_files(opened, engine, images, k=top_k)
+    if json:
+        print(report.model_dump_json(indent=2))
+        return
+    for image in report.images:
+        print(image.path)
+        for prediction in image.predictions:
+            print(f"  {prediction.probability:7.2%}  {prediction.label}")
+
+
+@app.command("inspect")
+def inspect_command(bundle: Path, json: JsonOption = False) -> None:
+    """Show a bundle's manifest, fusion certificate and parity, after checking its files."""
+    manifest = open_bundle(bundle).manifest
+    print(manifest.model_dump_json(indent=2) if json else describe_bundle(manifest))
+
+
+@app.command("serve")
+def serve_command(
+    bundles: Annotated[list[Path], typer.Argument(help="One or more bundles.")],
+    host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Default onnxruntime.")] = None,
+    intra_op_threads: Annotated[int | None, typer.Option(help="Threads of one inference.")] = None,
+    decode_threads: Annotated[int | None, typer.Option(help="Threads that decode images.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
+) -> None:
+    """Serve bundles over HTTP; every option can also be set as LCT_… in the environment."""
+    with _extra("serve"):
+        from server.run import serve
+        from server.settings import ServerSettings
+
+    given = {
+        "host": host,
+        "port": port,
+        "runtime": runtime,
+        "intra_op_threads": intra_op_threads,
+        "decode_threads": decode_threads,
+        "log_level": log_level,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    serve(validate(ServerSettings, bundles=tuple(bundles), **chosen))
+
+
+@app.command("demo")
+def demo_command() -> None:
+    """Run the whole pipeline on the shipped checkpoint."""
+    from rich.console import Console
+
+    from lct_deploy.demo import run_demo
+
+    run_demo(Console(highlight=False, soft_wrap=True))
+
+
+def _announce(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _command() -> str:
+    return shlex.join(["lct-deploy", *sys.argv[1:]])
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not three numbers such as 0.485,0.456,0.406") from error
+
+
+@contextmanager
+def _extra(name: str) -> Generator[None]:
+    """Imports that the extra called `name` brings; raises RuntimeUnavailableError without it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"this command needs the package {error.name}, which is not installed",
+            hint=f"pip install 'lct-deploy[{name}]'",
+        ) from error

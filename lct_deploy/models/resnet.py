@@ -1,0 +1,217 @@
+"""ResNet (He et al. 2015) with a channel attention after the last BatchNorm of each branch.
+
+Keys are torchvision's; the attention of a block is its `attn`. "v1.5" puts a bottleneck's stride
+on the 3×3 convolution as torchvision does, "caffe" on the first 1×1 as the original did.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lct_deploy.architecture import (
+    AttentionConfig,
+    Family,
+    ModelConfig,
+    StridePlacement,
+    check_config,
+)
+from lct_deploy.models.lct import LinearContextTransform
+from lct_deploy.models.squeeze_excitation import SqueezeExcitation
+
+Attention = LinearContextTransform | SqueezeExcitation
+AttentionFactory = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions; used by ResNet-18, -20 and -34."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        stride_placement: StridePlacement,
+        attention: AttentionFactory,
+    ) -> None:
+        del stride_placement  # a basic block has its stride on the first convolution in both
+        super().__init__()
+        self.conv1 = _conv(in_channels, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.attn = attention(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _projection(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.attn(self.bn2(self.conv2(out)))
+        return self.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 with a fourfold expansion; used by ResNet-26 and deeper."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        stride_placement: StridePlacement,
+        attention: AttentionFactory,
+    ) -> None:
+        super().__init__()
+        channels = 4 * width
+        first, second = (stride, 1) if stride_placement == "caffe" else (1, stride)
+        self.conv1 = _conv(in_channels, width, 1, first)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, second)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv(width, channels, 1, 1)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.attn = attention(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _projection(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.attn(self.bn3(self.conv3(out)))
+        return self.relu(out + self.downsample(x))
+
+
+class GlobalAveragePool(nn.Module):
+    """(N, C, H, W) → (N, C). AdaptiveAvgPool2d(1) traces to index arithmetic on channels_last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+class ResNet(nn.Module):
+    """A ResNet for `config`; input (N, 3, H, W) normalised float, output logits (N, classes)."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionFactory) -> None:
+        super().__init__()
+        family = config.family
+        stem = family.widths[0]
+        self.config = config
+        self.conv1 = _conv(3, stem, 3, 1) if family.small_stem else _conv(3, stem, 7, 2)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if family.small_stem else nn.MaxPool2d(3, 2, 1)
+        channels = stem
+        for index in range(len(family.blocks)):
+            stage = _stage(family, index, channels, config.stride_placement, attention)
+            self.add_module(f"layer{index + 1}", stage)
+            channels = family.stage_channels[index]
+        self.avgpool = GlobalAveragePool()
+        self.fc = nn.Linear(channels, config.num_classes)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        return [self.get_submodule(f"layer{i + 1}") for i in range(len(self.config.family.blocks))]
+
+    def attention_blocks(self) -> dict[str, Attention]:
+        """The attention modules by name, in the order in which an image meets them."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Attention)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in self.stages:
+            x = stage(x)
+        return self.fc(self.avgpool(x))
+
+
+def build_model(config: ModelConfig, *, w_init: float = 0.0, b_init: float = 1.0) -> ResNet:
+    """A freshly initialised network in training mode; He initialisation as in the paper.
+
+    Raises ArchitectureError where the attention's groups do not fit a stage.
+    """
+    check_config(config)
+    attention = config.attention
+
+    def make(channels: int) -> nn.Module:
+        return _attention(attention, channels, w_init=w_init, b_init=b_init)
+
+    model = ResNet(config, make)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def _attention(config: AttentionConfig, channels: int, *, w_init: float, b_init: float) -> nn.Module:
+    if config.kind == "none":
+        return nn.Identity()
+    if config.kind == "lct":
+        return LinearContextTransform(
+            channels,
+            config.groups,
+            epsilon=config.epsilon,
+            normalize=config.normalize,
+            transform=config.transform,
+            w_init=w_init,
+            b_init=b_init,
+        )
+    return SqueezeExcitation(
+        channels,
+        reduction=config.reduction,
+        epsilon=config.epsilon,
+        groups=config.groups if config.kind == "se_plus" else None,
+    )
+
+
+def _stage(
+    family: Family,
+    index: int,
+    in_channels: int,
+    stride_placement: StridePlacement,
+    attention: AttentionFactory,
+) -> nn.Sequential:
+    block = Bottleneck if family.block == "bottleneck" else BasicBlock
+    blocks: list[nn.Module] = []
+    for position in range(family.blocks[index]):
+        blocks.append(
+            block(
+                in_channels,
+                family.widths[index],
+                stride=2 if position == 0 and index > 0 else 1,
+                stride_placement=stride_placement,
+                attention=attention,
+            )
+        )
+        in_channels = family.stage_channels[index]
+    return nn.Sequential(*blocks)
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The shortcut: identity, or a strided 1×1 convolution where shapes differ."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+
+
+def calibrate_batch_norm(model: nn.Module, batches: list[Tensor]) -> None:
+    """Set BatchNorm's running statistics to those of `batches` (N, 3, H, W), in place.
+
+    For networks with random weights: without it activations explode or vanish with depth.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    model.train()
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

@@ -1,0 +1,73 @@
+"""Manifests and their parts in words, for the terminal."""
+
+from lct_deploy.manifest import FusionCertificate, Manifest, ParityReport
+
+
+def describe_certificate(certificate: FusionCertificate) -> str:
+    """The fusion certificate: one line, and one more for each miss."""
+    fused, blocks = len(certificate.fused), certificate.attention_blocks
+    ops = ", ".join(sorted({block.op for block in certificate.fused}))
+    head = f"fusion certificate: {fused} of {blocks} attention blocks are one node" + (
+        f" ({ops})" if ops else ""
+    )
+    return "\n".join([head, *(f"  not fused: {miss.layer}: {miss.reason}" for miss in certificate.misses)])
+
+
+def describe_parity(report: ParityReport) -> str:
+    """The parity report, a line a measure."""
+    logits, images = report.logits, report.images
+    limit = "" if logits.max_abs_limit is None else f" (limit {logits.max_abs_limit:.2e})"
+    lines = [
+        f"parity of {report.artifact}, {report.precision} on {report.runtime}: "
+        f"{'PASSED' if report.passed else 'FAILED'}",
+        f"  images: {images.real} real, {images.synthetic} synthetic; {images.description}",
+        f"  max |Δlogit| {logits.max_abs_error:.2e}{limit}, cosine ≥ {logits.min_cosine:.7f}, "
+        f"KL ≤ {logits.max_kl:.1e}",
+        f"  agreement: top-1 {logits.top1_agreement:.2%}, top-5 {logits.top5_agreement:.2%}, "
+        f"{len(logits.flips)} flips",
+    ]
+    if report.gates:
+        worst = max(report.gates, key=lambda gate: gate.max_abs_error)
+        lines.append(
+            f"  gates: {len(report.gates)} blocks, max error {worst.max_abs_error:.1e} in {worst.layer}, "
+            f"{max(gate.saturated for gate in report.gates):.1%} saturated at most"
+        )
+    if report.accuracy:
+        accuracy = report.accuracy
+        lines.append(
+            f"  accuracy on {accuracy.images} labelled images: {accuracy.artifact_top1:.2f} %, "
+            f"PyTorch {accuracy.reference_top1:.2f} %"
+        )
+    lines += [f"  warning: {warning}" for warning in report.warnings]
+    lines += [f"  failure: {failure}" for failure in report.failures]
+    return "\n".join(lines)
+
+
+def describe_bundle(manifest: Manifest) -> str:
+    """All that a user wants to know of a bundle before serving it."""
+    spec, attention = manifest.input, manifest.attention
+    groups = f", {attention.groups} groups, ε {attention.epsilon:g}" if attention.has_groups else ""
+    lines = [
+        f"{manifest.name} version {manifest.version}, created {manifest.created}",
+        f"  {manifest.arch}: attention {attention.kind}{groups}, strides {manifest.stride_placement}",
+        f"  {manifest.num_classes} classes: {_shortened(manifest.labels)}",
+        f"  input: {spec.dtype} {spec.layout} {spec.height}x{spec.width} RGB; resize {spec.resize} "
+        f"({spec.interpolation}), crop {spec.crop}",
+        f"  in the graph: mean {spec.mean}, std {spec.std}",
+        f"  checkpoint: sha256 {manifest.source.checkpoint_sha256[:16]}…, {manifest.source.weights} weights",
+        *(f"  note: {note}" for note in manifest.source.notes),
+    ]
+    for artifact in manifest.artifacts:
+        state = "verified" if artifact.verified else "NOT VERIFIED"
+        lines.append(
+            f"  {artifact.path}: {artifact.kind} for {artifact.runtime}, {artifact.precision}, {state}, "
+            f"sha256 {artifact.sha256[:16]}…"
+        )
+    lines.append(describe_certificate(manifest.certificate))
+    lines += [describe_parity(report) for report in manifest.parity]
+    lines += [f"made by: {command}" for command in manifest.commands]
+    return "\n".join(lines)
+
+
+def _shortened(labels: tuple[str, ...], shown: int = 10) -> str:
+    return ", ".join(labels[:shown]) + (", …" if len(labels) > shown else "")

@@ -1,0 +1,66 @@
+"""What every runtime offers: open, infer, spec, close."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lct_deploy.errors import UsageError
+from lct_deploy.manifest import Precision
+
+
+def available_cores() -> int:
+    """Cores that this process may run on, which `os.cpu_count` does not tell."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How to run; what a runtime cannot honour it refuses."""
+
+    threads: int = field(default_factory=available_cores)
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSpec:
+    """What an opened artifact takes and gives, and what runs it."""
+
+    runtime: str
+    precision: Precision
+    height: int
+    width: int
+    num_classes: int
+    device: str
+    versions: dict[str, str]
+
+
+class Runtime(Protocol):
+    """An opened artifact. `infer` may be called from several threads."""
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> Self:
+        """Load `path`; raises BundleError or RuntimeUnavailableError where that cannot be done."""
+        ...
+
+    @property
+    def spec(self) -> RuntimeSpec: ...
+
+    def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, 3) uint8 RGB → logits (N, classes) float32; raises UsageError for other inputs."""
+        ...
+
+    def close(self) -> None:
+        """Free what the artifact holds; the runtime cannot be used afterwards."""
+        ...
+
+
+def check_images(images: NDArray[np.uint8], spec: RuntimeSpec) -> None:
+    """Raise UsageError unless `images` is a batch that `spec` accepts."""
+    expected = (spec.height, spec.width, 3)
+    if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8 or not len(images):
+        raise UsageError(f"expected uint8 images of shape (N, {', '.join(map(str, expected))}), "
+                         f"got {images.dtype} {images.shape}")  # fmt: skip

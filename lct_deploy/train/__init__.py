@@ -1,0 +1,1 @@
+"""Training on the CPU or one GPU: enough for a real checkpoint."""
