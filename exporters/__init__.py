@@ -1,0 +1,1 @@
+"""Checkpoint → ONNX with the attention as one node → bundle, verified against PyTorch."""

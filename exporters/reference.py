@@ -1,0 +1,64 @@
+"""PyTorch's answers: logits in float32, and every block's gate recomputed in float64."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lct_deploy.models import Attention, ResNet
+from lct_deploy.models.classifier import ImageClassifier
+from lct_deploy.preprocessing import Preprocessing
+from lct_deploy.progress import track
+
+BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """logits (N, classes) for all images; gates by layer, (M, C), for the first M of them."""
+
+    logits: NDArray[np.float32]
+    gates: dict[str, NDArray[np.float64]]
+
+
+def compute_reference(
+    network: ResNet, preprocessing: Preprocessing, images: NDArray[np.uint8], *, gate_images: int
+) -> Reference:
+    """Run the float32 network; gates come from its own activations, in float64."""
+    classifier = ImageClassifier(network, preprocessing).eval()
+    starts = range(0, len(images), BATCH)
+    with torch.inference_mode():
+        logits = [
+            classifier(torch.tensor(images[start : start + BATCH]))
+            for start in track(starts, "PyTorch", total=len(starts))
+        ]
+        gates = _gates(classifier, images[:gate_images])
+    return Reference(logits=torch.cat(logits).numpy(), gates=gates)
+
+
+def _gates(classifier: ImageClassifier, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    gates: dict[str, list[Tensor]] = {}
+    handles = [
+        module.register_forward_pre_hook(
+            _recorder(copy.deepcopy(module).double(), gates.setdefault(name, []))
+        )
+        for name, module in classifier.network.attention_blocks().items()
+    ]
+    try:
+        for start in range(0, len(images), BATCH):
+            classifier(torch.tensor(images[start : start + BATCH]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(values).numpy() for name, values in gates.items()}
+
+
+def _recorder(attention: Attention, store: list[Tensor]) -> Callable[..., None]:
+    def record(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        store.append(attention.gate(inputs[0].double()))
+
+    return record

@@ -1,0 +1,101 @@
+"""Preprocessing and labels of a bundle: from the checkpoint's metadata, flags, then defaults.
+
+What changes the function that was trained (mean, std, interpolation) may not contradict the
+metadata; sizes and label names may be chosen anew, and every choice or assumption is noted.
+"""
+
+from pathlib import Path
+
+from exporters.options import ExportOptions
+from lct_deploy.checkpoint import LoadedCheckpoint
+from lct_deploy.errors import CheckpointError, DataError, UsageError
+from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
+from lct_deploy.validation import validate
+
+
+def settle_preprocessing(loaded: LoadedCheckpoint, options: ExportOptions) -> tuple[Preprocessing, list[str]]:
+    """The preprocessing and the notes on it; raises UsageError for flags that exclude each other."""
+    own = loaded.metadata.preprocessing if loaded.metadata else None
+    if own is not None:
+        _refuse_contradictions(own, options)
+    base = own or evaluation_preprocessing(loaded.config.family.image_size)
+    size = _size(options) or base.crop
+    resize = options.resize or (base.resize if size == base.crop else _scaled_resize(base, size))
+    settled = validate(
+        Preprocessing,
+        resize=resize,
+        crop=size,
+        interpolation=options.interpolation or base.interpolation,
+        mean=options.mean or base.mean,
+        std=options.std or base.std,
+    )
+    return settled, _notes(own, settled, options)
+
+
+def settle_labels(loaded: LoadedCheckpoint, file: Path | None) -> tuple[tuple[str, ...], list[str]]:
+    """One label per class and the notes on it; raises DataError for a file of another length."""
+    classes = loaded.config.num_classes
+    own = loaded.metadata.labels if loaded.metadata else None
+    if file is None:
+        if own is not None:
+            return own, []
+        return tuple(map(str, range(classes))), ["labels are not in the weights: classes are numbered"]
+    labels = _read_labels(file)
+    if len(labels) != classes:
+        raise DataError(
+            f"{file}: {len(labels)} labels, the network has {classes} classes",
+            hint="the file has one label a line, in the order of the classes",
+        )
+    notes = [f"labels of the checkpoint are replaced by {file}"] if own and own != labels else []
+    return labels, notes
+
+
+def _read_labels(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+    if empty:
+        raise DataError(f"{file}: line {empty[0]} is empty")
+    return tuple(line.strip() for line in lines)
+
+
+def _size(options: ExportOptions) -> int | None:
+    given = {size for size in (options.image_size, options.crop) if size is not None}
+    if len(given) > 1:
+        raise UsageError(
+            f"--image-size {options.image_size} and --crop {options.crop} differ; "
+            "the crop is what the network sees"
+        )
+    return given.pop() if given else None
+
+
+def _scaled_resize(base: Preprocessing, size: int) -> int:
+    """The same share of the image as before, at another size."""
+    return max(size, round(size * base.resize / base.crop))
+
+
+def _refuse_contradictions(own: Preprocessing, options: ExportOptions) -> None:
+    for name in ("mean", "std", "interpolation"):
+        given, trained = getattr(options, name), getattr(own, name)
+        if given is not None and given != trained:
+            raise CheckpointError(
+                f"--{name} {given} contradicts the checkpoint's metadata, which says {trained}",
+                hint=f"drop --{name}",
+            )
+
+
+def _notes(own: Preprocessing | None, settled: Preprocessing, options: ExportOptions) -> list[str]:
+    if own is not None:
+        same = (own.resize, own.crop) == (settled.resize, settled.crop)
+        return [] if same else [f"resize {own.resize} and crop {own.crop} of the checkpoint are replaced by "
+                                f"resize {settled.resize} and crop {settled.crop}"]  # fmt: skip
+    assumed = [
+        f"{name} {value}"
+        for name, value in settled
+        if getattr(options, name) is None and not (name == "crop" and options.image_size)
+    ]
+    return [f"preprocessing is not in the weights: assuming {', '.join(assumed)}"] if assumed else []
