@@ -1,0 +1,1 @@
+"""The HTTP service over bundles; imports neither torch nor onnx."""

@@ -1,0 +1,128 @@
+"""The models being served: each a bundle, its runtime and the thread that runs it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.errors import UsageError
+from lct_deploy.golden import check_golden
+from lct_deploy.manifest import Manifest
+from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
+from server.settings import ServerSettings
+
+WARM_UP_IMAGES = 4
+logger = logging.getLogger("lct_deploy.server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Logits (N, classes) with the seconds spent waiting for the engine and computing."""
+
+    logits: NDArray[np.float32]
+    queue_seconds: float
+    compute_seconds: float
+
+
+class ServedModel:
+    """A bundle whose runtime has answered its golden inputs correctly on this machine."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self.bundle = bundle
+        self._runtime = runtime
+        self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine-{self.name}")
+
+    @classmethod
+    def open(cls, path: Path, runtime: str, options: RuntimeOptions) -> "ServedModel":
+        """Raises BundleError, RuntimeUnavailableError or ParityError where it must not be served."""
+        bundle = open_bundle(path)
+        opened = open_bundled(bundle, runtime, options)
+        try:
+            check_golden(bundle, opened, images=WARM_UP_IMAGES)
+        except Exception:
+            opened.close()
+            raise
+        return cls(bundle, opened)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    async def infer(self, images: NDArray[np.uint8]) -> Inference:
+        """Logits for (N, H, W, 3) uint8 images, computed in the engine's own thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._engine, self._infer, images, time.perf_counter())
+
+    def describe(self) -> str:
+        """One line for the log: what is served, and what runs it."""
+        spec = self._runtime.spec
+        versions = ", ".join(f"{name} {version}" for name, version in spec.versions.items())
+        return f"{self.name} version {self.manifest.version}: {spec.precision} on {spec.device} ({versions})"
+
+    def close(self) -> None:
+        self._engine.shutdown(wait=True)
+        self._runtime.close()
+
+    def _infer(self, images: NDArray[np.uint8], asked: float) -> Inference:
+        started = time.perf_counter()
+        logits = self._runtime.infer(images)
+        done = time.perf_counter()
+        return Inference(logits=logits, queue_seconds=started - asked, compute_seconds=done - started)
+
+
+class ModelRegistry:
+    """Served models by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+
+    @classmethod
+    def open(cls, settings: ServerSettings) -> "ModelRegistry":
+        """Open every bundle, or none; raises UsageError where two have the same name."""
+        options = RuntimeOptions(threads=settings.intra_op_threads)
+        models: list[ServedModel] = []
+        try:
+            for path in settings.bundles:
+                models.append(ServedModel.open(path, settings.runtime, options))  # noqa: PERF401 - closed below
+            _check_names(models)
+        except Exception:
+            for model in models:
+                model.close()
+            raise
+        for model in models:
+            logger.info("serving %s", model.describe())
+        return cls(models)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._models)
+
+    def get(self, name: str | None) -> ServedModel | None:
+        """The model called `name`, or the only one there is where `name` is None."""
+        if name is None and len(self._models) == 1:
+            return next(iter(self._models.values()))
+        return self._models.get(name) if name is not None else None
+
+    def close(self) -> None:
+        for model in self._models.values():
+            model.close()
+
+
+def _check_names(models: Sequence[ServedModel]) -> None:
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"two bundles have the name {', '.join(twice)}", hint="export one again with another --name"
+        )
