@@ -1,0 +1,105 @@
+"""Networks, checkpoints and bundles that tests share.
+
+Networks have random weights with calibrated BatchNorm statistics and random w and b: at the
+initial w = 0 every gate is constant and would hide errors.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from exporters.export import export_checkpoint
+from exporters.options import ExportOptions
+from lct_deploy.architecture import ModelConfig, model_config
+from lct_deploy.cli import main
+from lct_deploy.manifest import Manifest
+from lct_deploy.models import ResNet, build_model
+from lct_deploy.models.resnet import calibrate_batch_norm
+from lct_deploy.sample import DEMO_CHECKPOINT
+
+# Small networks gain nothing from a second thread, and lose much where the machine is shared.
+torch.set_num_threads(1)
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+QuickCli = Callable[..., "Outcome"]
+
+
+def random_network(config: ModelConfig, *, size: int = 32, seed: int = 0) -> ResNet:
+    """A network in evaluation mode whose gates and activations vary as a trained one's do."""
+    torch.manual_seed(seed)
+    network = build_model(config)
+    for attention in network.attention_blocks().values():
+        for name, parameter in attention.named_parameters():
+            if name in ("w", "b"):
+                nn.init.normal_(parameter)
+    calibrate_batch_norm(network, [torch.randn(8, 3, size, size)])
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def lct18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare torchvision-style state dict of an lct_resnet18 with 7 classes."""
+    path = tmp_path_factory.mktemp("checkpoints") / "lct18.pt"
+    torch.save(random_network(model_config("lct_resnet18", num_classes=7)).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported."""
+    path = tmp_path_factory.mktemp("bundles") / "demo"
+    export(DEMO_CHECKPOINT, path)
+    return path
+
+
+def export(checkpoint: Path, output: Path, options: ExportOptions | None = None) -> Manifest:
+    return export_checkpoint(
+        checkpoint, output, options or ExportOptions(), command="lct-deploy export", announce=lambda _: None
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command line did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def quick_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> QuickCli:
+    """`lct-deploy` in this process: the same entry point, without importing torch each time."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lct-deploy", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        captured = capfd.readouterr()
+        return Outcome(code, str(captured.out), str(captured.err))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """`lct-deploy` in a process of its own."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "lct_deploy", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False
+        )
+
+    return run

@@ -1,0 +1,107 @@
+"""What each part of the package needs: torch stays out of serving, heavy packages out of the rest."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("lct_deploy", "exporters", "server", "benchmarks")
+
+# Loaded by serving, predict and inspect: must import where torch and onnx are absent.
+TORCH_FREE = [
+    "server.run",
+    "lct_deploy.cli",
+    "lct_deploy.demo",
+    "lct_deploy.predictions",
+    "lct_deploy.golden",
+    "lct_deploy.cost",
+    "lct_deploy.datasets",
+    "lct_deploy.runtime.onnxruntime",
+]
+HEAVY = ("torch", "onnx", "onnxscript", "safetensors")
+
+_BLOCKER = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run_without(blocked: tuple[str, ...], code: str) -> "subprocess.CompletedProcess[str]":
+    """Run `code` in an interpreter in which the `blocked` packages cannot be imported."""
+    program = _BLOCKER.format(blocked=set(blocked)) + code
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_serving_imports_without_torch_and_onnx(module: str) -> None:
+    done = run_without(HEAVY, f"import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+def modules() -> list[str]:
+    files = [f for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py"))]
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
+    return [n.removesuffix(".__init__") for n in names if not n.endswith("__main__")]
+
+
+def test_every_module_imports_alone() -> None:
+    """In a process each, so that none of ours leans on another's imports; libraries are shared."""
+    listed = json.dumps(modules())
+    code = f"""
+import importlib, os, sys
+import fastapi, onnx, onnxruntime, onnxscript, rich, torch, typer
+failed = []
+for name in {listed}:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            print(name, repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    failed += [name] if os.waitpid(pid, 0)[1] else []
+sys.exit(bool(failed))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_itself_imports_next_to_nothing() -> None:
+    code = "import sys, lct_deploy; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert not loaded & {"numpy", "pydantic", "typer", "PIL", *HEAVY}
+
+
+def test_a_command_without_its_extra_names_the_extra() -> None:
+    code = (
+        "import sys\nfrom lct_deploy.cli import main\n"
+        "sys.argv = ['lct-deploy', 'export', 'x.pt', '-o', 'b']\nmain()"
+    )
+    done = run_without(HEAVY, code)
+    assert done.returncode == 1
+    assert re.search("needs the package (torch|onnx|safetensors)", done.stderr)
+    assert "pip install 'lct-deploy[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_runtime_that_is_not_installed_names_its_extra(demo_bundle: Path) -> None:
+    code = (
+        "import sys\nfrom lct_deploy.cli import main\n"
+        f"sys.argv = ['lct-deploy', 'verify', {str(demo_bundle)!r}]\nmain()"
+    )
+    done = run_without((*HEAVY, "onnxruntime"), code)
+    assert done.returncode == 1
+    assert "pip install 'lct-deploy[cpu]'" in done.stderr

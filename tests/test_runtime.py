@@ -1,0 +1,110 @@
+"""Every runtime behind the one protocol: the same answers, the same refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lct_deploy.bundle import open_bundle
+from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError, UsageError
+from lct_deploy.golden import check_golden
+from lct_deploy.predictions import top_k
+from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact
+from lct_deploy.sample import DEMO_CHECKPOINT
+
+PUBLIC = {"open", "infer", "spec", "close"}
+
+
+@pytest.fixture(params=["onnxruntime", "torch"])
+def runtime(request: pytest.FixtureRequest, demo_bundle: Path) -> Runtime:
+    path = {"onnxruntime": demo_bundle / "model.onnx", "torch": DEMO_CHECKPOINT}[request.param]
+    return open_artifact(request.param, path, RuntimeOptions(threads=1))
+
+
+def test_it_answers_the_golden_inputs(runtime: Runtime, demo_bundle: Path) -> None:
+    parity = check_golden(open_bundle(demo_bundle), runtime)
+    assert parity.top1_agreement == 1.0
+    assert parity.max_abs_limit is not None
+    assert parity.max_abs_error <= parity.max_abs_limit
+
+
+def test_it_says_what_it_takes_and_what_runs_it(runtime: Runtime) -> None:
+    spec = runtime.spec
+    assert (spec.height, spec.width, spec.num_classes, spec.precision) == (28, 28, 10, "fp32")
+    assert "cpu" in spec.device.lower()
+    assert spec.versions[spec.runtime]
+
+
+def test_it_has_the_public_methods_of_the_protocol_and_no_other(runtime: Runtime) -> None:
+    assert {name for name in dir(type(runtime)) if not name.startswith("_")} == PUBLIC
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 28, 28, 3), np.float32),
+        np.zeros((28, 28, 3), np.uint8),
+        np.zeros((1, 3, 28, 28), np.uint8),
+        np.zeros((1, 32, 32, 3), np.uint8),
+        np.zeros((0, 28, 28, 3), np.uint8),
+    ],
+)
+def test_it_refuses_other_inputs(runtime: Runtime, images: np.ndarray) -> None:
+    with pytest.raises(UsageError, match=r"expected uint8 images of shape \(N, 28, 28, 3\)"):
+        runtime.infer(images)
+
+
+def test_it_can_be_closed(runtime: Runtime) -> None:
+    runtime.close()
+    with pytest.raises(AttributeError):
+        runtime.infer(np.zeros((1, 28, 28, 3), np.uint8))
+
+
+def test_an_unknown_runtime_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"unknown runtime 'jax'[\s\S]*onnxruntime, torch"):
+        open_artifact("jax", DEMO_CHECKPOINT, RuntimeOptions())
+
+
+def test_a_provider_that_is_not_there_is_refused_and_not_replaced(demo_bundle: Path) -> None:
+    options = RuntimeOptions(providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+    with pytest.raises(
+        RuntimeUnavailableError, match=r"no CUDAExecutionProvider here[\s\S]*lct-deploy\[gpu\]"
+    ):
+        open_artifact("onnxruntime", demo_bundle / "model.onnx", options)
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match="onnxruntime cannot load it"):
+        open_artifact("onnxruntime", tmp_path / "model.onnx", RuntimeOptions())
+
+
+class Wrong:
+    """A runtime that answers, but not with PyTorch's numbers."""
+
+    def __init__(self, honest: Runtime, error: float) -> None:
+        self._honest, self._error = honest, error
+        self.spec = honest.spec
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        return self._honest.infer(images) + np.float32(self._error)
+
+
+@pytest.mark.parametrize(("error", "message"), [(1.0, "does not give PyTorch's answers"), (np.nan, "NaN")])
+def test_wrong_golden_logits_are_an_error(
+    runtime: Runtime, demo_bundle: Path, error: float, message: str
+) -> None:
+    with pytest.raises(ParityError, match=message):
+        check_golden(open_bundle(demo_bundle), Wrong(runtime, error))  # pyright: ignore[reportArgumentType]
+
+
+def test_top_k_orders_by_probability_and_breaks_ties_by_index() -> None:
+    logits = np.log(np.array([[0.1, 0.2, 0.2, 0.5]], np.float32))
+    best = top_k(logits, ("a", "b", "c", "d"), 3)[0]
+    assert [(p.index, p.label) for p in best] == [(3, "d"), (1, "b"), (2, "c")]
+    assert [p.probability for p in best] == pytest.approx([0.5, 0.2, 0.2], abs=1e-6)
+
+
+def test_top_k_of_huge_logits_is_finite() -> None:
+    best = top_k(np.array([[1e4, -1e4]], np.float32), ("a", "b"), 2)[0]
+    assert [p.probability for p in best] == [1.0, 0.0]
