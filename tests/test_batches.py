@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lct_deploy.datasets import ArrayImages, FolderImages, load_image_folder
-from lct_deploy.errors import DataError, ImageError
-from lct_deploy.preprocessing import Preprocessing, load_image
+from lct_deploy.errors import ImageError
+from lct_deploy.preprocessing import Preprocessing, load_image, preprocess
 from lct_deploy.train.batches import Batches, _shift_and_flip, random_resized_crop
 
 SIZE = 12
@@ -140,13 +140,12 @@ def test_augmentation_uses_all_shifts_and_both_directions() -> None:
     assert [column > 100 for column in columns] == [False] + [True] * 7
 
 
-@pytest.mark.parametrize("crop", [SIZE - 1, SIZE + 1])
-def test_images_of_another_size_than_the_network_are_refused(crop: int) -> None:
-    preprocessing = Preprocessing(resize=crop, crop=crop)
-    message = f"the images are 12x12 pixels, the network is set to {crop}"
-    with pytest.raises(DataError, match=message) as caught:
-        Batches(memory_images(), preprocessing, batch_size=5, augment=False)
-    assert caught.value.hint == "--image-size 12"
+@pytest.mark.parametrize("crop", [SIZE - 3, SIZE, 2 * SIZE])
+def test_images_are_brought_to_the_networks_size_as_serving_does(crop: int) -> None:
+    images, preprocessing = memory_images(), Preprocessing(resize=crop + 1, crop=crop)
+    batch, _ = collect(Batches(images, preprocessing, batch_size=5, augment=False), 0)
+    served = [preprocess(Image.fromarray(image), preprocessing) for image in images.images]
+    np.testing.assert_array_equal(batch.numpy(), served)
 
 
 # ---- image files -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Images in memory are cropped and flipped as whole batches; image files are decod
 processes with the random-resized crop of the paper (§ Implementation details).
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lct_deploy.datasets import ArrayImages, FolderImages, LabelledImages
-from lct_deploy.errors import DataError, ImageError
-from lct_deploy.preprocessing import Preprocessing, load_image, load_rgb
+from lct_deploy.errors import ImageError
+from lct_deploy.preprocessing import Preprocessing, load_image, load_rgb, preprocess
+from lct_deploy.progress import track
 
 Batch = tuple[Tensor, Tensor]
 
-_PAD = 2  # pixels that a 28-pixel image may shift
+_MIN_SHIFT = 2  # pixels that an image of up to 28 may shift; larger ones by a 14th of their height
 _SCALE = (0.08, 1.0)  # share of the area that a random-resized crop keeps
 _RATIO = (3 / 4, 4 / 3)
 
@@ -38,11 +40,10 @@ class Batches:
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        self._images, self._preprocessing = images, preprocessing
+        self._images = _resized(images, preprocessing) if isinstance(images, ArrayImages) else images
+        self._preprocessing = preprocessing
         self._batch_size, self._augment = batch_size, augment
         self._seed, self._workers = seed, workers
-        if isinstance(images, ArrayImages):
-            _check_array_size(images, preprocessing)
 
     def __len__(self) -> int:
         return math.ceil(len(self._images) / self._batch_size)
@@ -148,10 +149,11 @@ def _random_region(width: int, height: int, generator: torch.Generator | None) -
 
 
 def _shift_and_flip(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, H, W) images shifted by up to `_PAD` pixels on zeros and flipped half the time."""
+    """(N, H, W) images shifted by up to two pixels or a 14th on zeros and flipped half the time."""
     count, height, width = batch.shape
-    padded = torch.nn.functional.pad(batch, (_PAD,) * 4)
-    offsets = torch.randint(2 * _PAD + 1, (2, count, 1), generator=generator)
+    pad = max(_MIN_SHIFT, height // 14)
+    padded = torch.nn.functional.pad(batch, (pad,) * 4)
+    offsets = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
     rows = offsets[0] + torch.arange(height)
     columns = offsets[1] + torch.arange(width)
     flip = torch.rand(count, 1, generator=generator) < 0.5
@@ -159,10 +161,12 @@ def _shift_and_flip(batch: Tensor, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _check_array_size(images: ArrayImages, preprocessing: Preprocessing) -> None:
-    height, width = images.images.shape[1:]
-    if (height, width) != (preprocessing.crop, preprocessing.crop):
-        raise DataError(
-            f"the images are {height}x{width} pixels, the network is set to {preprocessing.crop}",
-            hint=f"--image-size {height}" if height == width else None,
-        )
+def _resized(images: ArrayImages, preprocessing: Preprocessing) -> ArrayImages:
+    """Every image through the preprocessing that serving applies; at its own size it stays as it is."""
+    size = preprocessing.crop
+    if images.images.shape[1:] == (size, size) == (preprocessing.resize,) * 2:
+        return images
+    pixels = np.empty((len(images), size, size), np.uint8)
+    for index, image in enumerate(track(images.images, f"resizing to {size} pixels", total=len(images))):
+        pixels[index] = preprocess(Image.fromarray(image), preprocessing)[..., 0]
+    return dataclasses.replace(images, images=pixels)
