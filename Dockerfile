@@ -8,9 +8,12 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_ROOT_USER_ACTION=ignore
 
 
-FROM python AS build
+# Not slim: it has the compiler that the CPU operators are built with.
+FROM python:3.11.17-trixie AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY lct_deploy lct_deploy
 COPY exporters exporters
 COPY server server

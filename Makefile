@@ -10,14 +10,20 @@ EXTRAS := export,serve,cpu,dev
 LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
     --build-arg REVISION=$$(git rev-parse HEAD)
 
-.PHONY: setup demo test check format bench docs docker
+CXX ?= c++
+OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
+SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
+    -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
+
+.PHONY: setup demo test check check-native format bench docs docker
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt setup.py $(OPERATORS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--retries 0 --extra-index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m lct_deploy.kernels.cpu
 	touch $@
 
 demo: setup
@@ -33,12 +39,24 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
+# The C++ of the CPU operators under sanitizers, with a stand-in for onnxruntime.
+check-native:
+	mkdir -p build/native
+	$(SANITIZED) -fsanitize=address,undefined -o build/native/operators-address
+	$(SANITIZED) -fsanitize=thread -o build/native/operators-thread
+	set -e; for isa in baseline avx2 avx512; do \
+	    LCT_CPU_ISA=$$isa build/native/operators-address; \
+	    LCT_CPU_ISA=$$isa build/native/operators-thread; \
+	done
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: setup
 	$(BIN)/python -m benchmarks.spine
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.attention_report
 
 # Files that are generated from the code, and committed: tests compare them.
 docs: setup

@@ -22,6 +22,7 @@ TORCH_FREE = [
     "lct_deploy.cost",
     "lct_deploy.datasets",
     "lct_deploy.runtime.onnxruntime",
+    "lct_deploy.kernels.cpu",
 ]
 HEAVY = ("torch", "onnx", "onnxscript", "safetensors")
 
