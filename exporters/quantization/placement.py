@@ -1,0 +1,70 @@
+"""Which tensors of an exported graph are quantised, and whose range each of them has.
+
+    onnxruntime  Conv → Q/DQ → attention → Q/DQ → Add (identity: Q/DQ) → Relu → Q/DQ → Conv …
+    tensorrt     Conv → Q/DQ → attention ───────→ Add (identity: Q/DQ) → Relu → Q/DQ → Conv …
+
+onnxruntime fuses an operator with the Q/DQ around it or runs it in float: with all of them it scales
+and adds in eight bits. TensorRT fuses what stands between two Q/DQ: without one in between, the scale,
+the addition and the ReLU are one kernel; and so are, in a block without attention, the branch's last
+convolution, the addition and the ReLU.
+"""
+
+from typing import Literal
+
+from onnx import GraphProto, NodeProto
+
+from exporters.functions import DOMAIN
+
+Target = Literal["onnxruntime", "tensorrt"]
+
+
+def placement(graph: GraphProto, target: Target) -> dict[str, str]:
+    """Tensor → the tensor whose range it has, in graph order; for nodes with and without attention."""
+    producers = {output: node for node in graph.node for output in node.output}
+    wanted = {
+        name
+        for node in graph.node
+        for name in _activations_of(node, graph)
+        if not _stays(name, node, producers, target)
+    }
+    sources: dict[str, str] = {}
+    for name, node in producers.items():
+        if name in wanted:
+            # The largest of eight-bit values is one of them: MaxPool keeps its input's scale.
+            sources[name] = sources.get(node.input[0], name) if node.op_type == "MaxPool" else name
+    return sources
+
+
+def stem_input(graph: GraphProto) -> str:
+    """The tensor that preprocessing hands to the network."""
+    return next(node.input[0] for node in graph.node if node.op_type == "Conv")
+
+
+def is_residual(node: NodeProto, graph: GraphProto) -> bool:
+    """An addition of two activations; an attention in plain operators adds constants too."""
+    return node.op_type == "Add" and not any(tensor.name in node.input for tensor in graph.initializer)
+
+
+def _activations_of(node: NodeProto, graph: GraphProto) -> list[str]:
+    """The inputs of a node that it can read in eight bits."""
+    if node.domain == DOMAIN or node.op_type in ("Conv", "MaxPool", "Gemm"):
+        return [node.input[0]]
+    if is_residual(node, graph):
+        return list(node.input)
+    return [node.input[0]] if _is_final_pool(node, graph) else []
+
+
+def _is_final_pool(node: NodeProto, graph: GraphProto) -> bool:
+    """The network's own mean, not that of an attention in plain operators."""
+    return node.op_type == "ReduceMean" and any(
+        other.op_type == "Gemm" and other.input[0] == node.output[0] for other in graph.node
+    )
+
+
+def _stays(name: str, reader: NodeProto, producers: dict[str, NodeProto], target: Target) -> bool:
+    """Whether a tensor is in eight bits already, or is better left in float for this reader."""
+    producer = producers[name]
+    if producer.op_type == "DequantizeLinear":
+        return True
+    branch = producer.domain == DOMAIN or (producer.op_type == "Conv" and name == reader.input[0])
+    return target == "tensorrt" and reader.op_type == "Add" and branch

@@ -1,0 +1,97 @@
+"""Static quantisation in ONNX's Q/DQ form, from which every runtime makes its integer kernels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+from exporters.quantization import numerics
+from exporters.quantization.gate import quantize_gates
+from exporters.quantization.histogram import Range
+from exporters.quantization.numerics import Affine
+from exporters.quantization.placement import Target, placement
+from exporters.quantization.rewrite import copied, initializers, node_like, rewritten
+from exporters.quantization.stem import cast_first, fold_normalization
+from lct_deploy.errors import ExportError
+
+
+def quantize(model: ModelProto, ranges: Mapping[str, Range], target: Target) -> ModelProto:
+    """A copy of an fp32 graph with int8 weights per output channel and eight-bit activations.
+
+    `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
+    `tensorrt`: symmetric int8, float biases, as TensorRT takes no other. Nodes and tensors keep their
+    names: beside a tensor `t` stand `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
+    `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
+    """
+    source = fold_normalization(model) if target == "onnxruntime" else cast_first(model)
+    writer = _Writer(source, _activations(source, ranges, target), target)
+    for node in source.graph.node:
+        writer.rewrite(node)
+    quantized = rewritten(source, writer.nodes, writer.constants, precision="int8")
+    if target == "onnxruntime":
+        quantize_gates(quantized)
+    return quantized
+
+
+def _activations(model: ModelProto, ranges: Mapping[str, Range], target: Target) -> dict[str, Affine]:
+    places = placement(model.graph, target)
+    missing = sorted(set(places.values()) - set(ranges))
+    if missing:
+        raise ExportError(f"no range was calibrated for {len(missing)} tensors: {', '.join(missing[:5])}")
+    return {tensor: numerics.activation(ranges[source], target) for tensor, source in places.items()}
+
+
+class _Writer:
+    """The nodes and new constants of the quantised graph, in order."""
+
+    def __init__(self, model: ModelProto, activations: dict[str, Affine], target: Target) -> None:
+        self.activations, self.target = activations, target
+        self.values = initializers(model)
+        # The scale of every tensor that integer weights meet, in the tensor's own name.
+        self.scales = {name: affine.scale for name, affine in activations.items()}
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def rewrite(self, original: NodeProto) -> None:
+        """Append a node that reads dequantised tensors, then the Q/DQ of what it computes."""
+        node = copied(original)
+        if node.op_type == "DequantizeLinear":  # the image's
+            self.scales[node.output[0]] = self.values[node.input[1]]
+        if node.op_type in ("Conv", "Gemm"):
+            self._weights(node)
+        for index, name in enumerate(original.input):
+            if name in self.activations:
+                node.input[index] = f"{name}_dequantized"
+        self.nodes.append(node)
+        for output in node.output:
+            if output in self.activations:
+                self._activation(output, node)
+
+    def _activation(self, tensor: str, origin: NodeProto) -> None:
+        affine = self.activations[tensor]
+        parameters = {f"{tensor}_scale": affine.scale, f"{tensor}_zero_point": affine.zero_point}
+        q, dq = f"{tensor}_quantized", f"{tensor}_dequantized"
+        self.constants.update(parameters)
+        self.nodes.append(node_like(origin, "QuantizeLinear", [tensor, *parameters], q))
+        self.nodes.append(node_like(origin, "DequantizeLinear", [q, *parameters], dq))
+
+    def _weights(self, node: NodeProto) -> None:
+        """Weights in int8, and for onnxruntime the bias in int32."""
+        data, weight, bias = node.input
+        scale = self.scales[data]
+        integer = numerics.weights(self.values[weight], self.values[bias], scale)
+        node.input[1] = self._constant(node, weight, integer.values, integer.scale, "weight")
+        if self.target == "onnxruntime":
+            values = numerics.integer_bias(self.values[bias], integer.scale, scale)
+            node.input[2] = self._constant(node, bias, values, integer.scale * scale, "bias")
+
+    def _constant(
+        self, node: NodeProto, name: str, values: NDArray[Any], scale: NDArray[np.float32], kind: str
+    ) -> str:
+        inputs = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
+        self.constants.update(zip(inputs, (values, scale, np.zeros(scale.shape, values.dtype)), strict=True))
+        suffix, output = f"{kind}/DequantizeLinear", f"{name}_dequantized"
+        self.nodes.append(node_like(node, "DequantizeLinear", inputs, output, suffix=suffix, axis=0))
+        return output
