@@ -3,7 +3,6 @@
 `make bench` measures each several times in fresh processes and writes benchmarks/results/spine.csv.
 """
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,11 +15,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.environment import environment
-from lct_deploy.architecture import model_config
-from lct_deploy.atomic import atomic_file
-from lct_deploy.models import build_model
-from lct_deploy.models.resnet import calibrate_batch_norm
+from benchmarks.networks import random_network
+from benchmarks.rows import write_rows
 from lct_deploy.progress import track
 from lct_deploy.sample import DEMO_CHECKPOINT
 
@@ -40,7 +36,8 @@ class Row:
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        checkpoint = _random_lct_resnet50(work / "lct_resnet50.pt")
+        checkpoint = work / "lct_resnet50.pt"
+        torch.save(random_network("lct_resnet50").state_dict(), checkpoint)
         bundle = work / "demo"
         jobs: list[tuple[str, int, Callable[[], tuple[float, int]]]] = [
             ("import lct_deploy", 5, lambda: _run([sys.executable, "-c", "import lct_deploy"])),
@@ -55,21 +52,9 @@ def main() -> None:
             for run in range(count)
             for seconds, peak in [job()]
         ]
-    _write(rows)
+    write_rows(RESULTS, [asdict(row) for row in rows])
     for row in rows:
         print(f"{row.what:<36} {row.seconds:8.3f} s  {row.peak_mib or '':>6}")
-
-
-def _random_lct_resnet50(path: Path) -> Path:
-    """Weights that behave: calibrated BatchNorm, gates that vary."""
-    torch.manual_seed(0)
-    network = build_model(model_config("lct_resnet50"))
-    for name, parameter in network.named_parameters():
-        if name.endswith(("attn.w", "attn.b")):
-            torch.nn.init.normal_(parameter)
-    calibrate_batch_norm(network, [torch.randn(8, 3, 224, 224)])
-    torch.save(network.state_dict(), path)
-    return path
 
 
 def _run(command: list[str]) -> tuple[float, int]:
@@ -115,15 +100,6 @@ def _start(bundle: Path) -> tuple[float, int]:
     if not ready:
         raise RuntimeError("the server is not ready")
     return seconds, 0
-
-
-def _write(rows: list[Row]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    shared = environment()
-    with atomic_file(RESULTS) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=[*asdict(rows[0]), *shared])
-        writer.writeheader()
-        writer.writerows({**asdict(row), **shared} for row in rows)
 
 
 if __name__ == "__main__":

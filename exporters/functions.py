@@ -4,7 +4,7 @@ A runtime that has an operator of the same name may take the node over; any othe
 Bodies compute the gate in float32, whatever the precision of X.
 """
 
-from onnx import FunctionProto, parser
+from onnx import FunctionProto, ModelProto, parser
 
 DOMAIN = "lct"
 DOMAIN_VERSION = 1
@@ -42,6 +42,29 @@ _NORMALIZE = """
     zn = Reshape (normalized, flat_shape)
 """
 
+# Equations (2)-(4) as a LayerNormalization over the groups' m channels, whose affine is w and b: fewer
+# nodes, but scales of shape (G, m) are beyond some runtimes.
+_LAYER_NORMALIZED = """
+    x32 = Cast <to: int = 1> (X)
+    axes_hw = Constant <value_ints: ints = [2, 3]> ()
+    z = GlobalAveragePool (x32)
+    one_dim = Constant <value_ints: ints = [1]> ()
+    keep = Constant <value_ints: ints = [0]> ()
+    rest = Constant <value_ints: ints = [-1]> ()
+    groups_scalar = Constant <value_int: int = @groups> ()
+    groups_dim = Reshape (groups_scalar, one_dim)
+    grouped_shape = Concat <axis: int = 0> (keep, groups_dim, rest)
+    parameter_shape = Concat <axis: int = 0> (groups_dim, rest)
+    grouped = Reshape (z, grouped_shape)
+    w32 = Cast <to: int = 1> (w)
+    b32 = Cast <to: int = 1> (b)
+    scale = Reshape (w32, parameter_shape)
+    bias = Reshape (b32, parameter_shape)
+    a_grouped = LayerNormalization <axis: int = -1, epsilon: float = @epsilon> (grouped, scale, bias)
+    flat_shape = Constant <value_ints: ints = [0, -1]> ()
+    a = Reshape (a_grouped, flat_shape)
+"""
+
 # Equation (4)
 _TRANSFORM = """
     w32 = Cast <to: int = 1> (w)
@@ -70,7 +93,7 @@ _SCALE = """
 """
 
 _GROUPED = "<groups, epsilon>"
-_FUNCTIONS = {
+FUNCTIONS = {  # name: signature and body
     LINEAR_CONTEXT_TRANSFORM: (f"{_GROUPED} (X, w, b)", _CONTEXT + _NORMALIZE + _TRANSFORM + _SCALE),
     SQUEEZE_EXCITATION: ("(X, w1, b1, w2, b2)", _CONTEXT + _EXCITE.replace("CONTEXT", "z") + _SCALE),
     NORMALIZED_SQUEEZE_EXCITATION: (
@@ -80,13 +103,26 @@ _FUNCTIONS = {
 }
 
 
-def attention_function(op: str, opset: int, *, with_gate: bool = False) -> FunctionProto:
+def attention_function(op: str, opset: int, *, layer_normalization: bool = False) -> FunctionProto:
     """The model-local function called `op`, its body in the standard operators of `opset`.
 
-    With `with_gate` it has a second output, the gate (N, C) in float32, for verification.
+    In every body the value `gate` is the gate (N, C) in float32. With `layer_normalization` LCT's is
+    the shorter one.
     """
-    signature, body = _FUNCTIONS[op]
-    outputs = "(Y, gate)" if with_gate else "(Y)"
+    signature, body = FUNCTIONS[op]
+    if layer_normalization and op == LINEAR_CONTEXT_TRANSFORM:
+        body = _LAYER_NORMALIZED + _SCALE
     return parser.parse_function(
-        f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{op} {signature} => {outputs} {{{body}}}'
+        f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>\n{op} {signature} => (Y) {{{body}}}'
     )
+
+
+def with_layer_normalization(model: ModelProto) -> ModelProto:
+    """A copy of `model` whose LCT functions have the shorter body."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    functions = [attention_function(f.name, opset, layer_normalization=True) for f in model.functions]
+    del copy.functions[:]
+    copy.functions.extend(functions)
+    return copy

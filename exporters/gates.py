@@ -1,7 +1,7 @@
-"""The gates of an exported graph, read through a copy of it that has them as outputs."""
+"""The gates of a graph, read through a copy of it that has them as outputs."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -9,8 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from exporters.functions import attention_function
-from exporters.graph import attention_nodes, node_module
+from exporters.functions import DOMAIN
+from exporters.nodes import GATE_KEY, attention_nodes, metadata, node_module
+from lct_deploy.kernels.cpu import op_library
+from lct_deploy.parity import in_batches
 
 
 def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str, NDArray[np.float32]]:
@@ -19,27 +21,47 @@ def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str
     outputs = expose_gates(model)
     if not outputs:
         return {}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = _session(model)
     names = list(outputs.values())
-    batches = [
-        cast("list[NDArray[np.float32]]", session.run(names, {"image": images[start : start + batch]}))
-        for start in range(0, len(images), batch)
-    ]
+    gates = in_batches(lambda chunk: cast("list[Any]", session.run(names, {"image": chunk})), images, batch)
     return {
-        layer: np.concatenate(parts) for layer, parts in zip(outputs, zip(*batches, strict=True), strict=True)
+        layer: gate.reshape(len(images), -1)  # of shape (N, C), (N, G, m) or (N, C, 1, 1)
+        for layer, gate in zip(outputs, gates, strict=True)
     }
 
 
 def expose_gates(model: ModelProto) -> dict[str, str]:
-    """Give every attention node a second output, its gate, in place; returns output by layer."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    functions = [attention_function(function.name, opset, with_gate=True) for function in model.functions]
-    del model.functions[:]
-    model.functions.extend(functions)
-    outputs: dict[str, str] = {}
-    for index, node in enumerate(attention_nodes(model)):
-        name = f"gate_{index}"
-        node.output.append(name)
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        outputs[node_module(node)] = name
+    """Make every gate an output of the graph, in place; returns the outputs' names by layer.
+
+    A fused function gets its gate as a second output, an operator of our library has one to offer, and
+    where the gate is spelled out its node says so (`lct.gate`).
+    """
+    outputs = _function_gates(model)
+    for node in model.graph.node:
+        if layer := metadata(node, GATE_KEY):
+            if node.domain == DOMAIN:
+                node.output.append(f"{layer}.gate")
+            outputs[layer] = node.output[-1]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs.values()
+    )
     return outputs
+
+
+def _function_gates(model: ModelProto) -> dict[str, str]:
+    for function in model.functions:
+        function.output.append("gate")
+    fused = attention_nodes(model)
+    for index, node in enumerate(fused):
+        node.output.append(f"gate_{index}")
+    return {node_module(node): node.output[1] for node in fused}
+
+
+def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if library := op_library():
+        options.register_custom_ops_library(str(library))
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -16,6 +16,7 @@ from torch import nn
 import lct_deploy
 from exporters.attention import replace_attention
 from exporters.functions import DOMAIN, attention_function
+from exporters.nodes import BATCH, MODULE_KEY, attention_nodes, node_module
 from lct_deploy.errors import ExportError, UsageError
 from lct_deploy.manifest import FusedBlock, FusionCertificate, Miss
 from lct_deploy.models import ResNet
@@ -25,8 +26,6 @@ from lct_deploy.preprocessing import Preprocessing
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 
-BATCH = "N"
-MODULE_KEY = "lct.module"  # node metadata: the PyTorch module that the node comes from
 _SCOPES = re.compile(r"'([^']*)'")
 
 
@@ -50,7 +49,7 @@ def export_graph(
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported", hint=f"--opset {OPSETS[0]} to {OPSETS[-1]}")
     replaced = replace_attention(network)
-    model = _trace(ImageClassifier(replaced.network, preprocessing).eval(), preprocessing.crop, opset)
+    model = trace(ImageClassifier(replaced.network, preprocessing).eval(), preprocessing.crop, opset)
     _tidy(model)
     for op in sorted(set(replaced.ops.values())):
         model.functions.append(attention_function(op, opset))
@@ -60,17 +59,7 @@ def export_graph(
     return ExportedGraph(model=_checked(model), certificate=certificate)
 
 
-def attention_nodes(model: ModelProto) -> list[NodeProto]:
-    """The fused attention nodes, in graph order."""
-    return [node for node in model.graph.node if node.domain == DOMAIN]
-
-
-def node_module(node: NodeProto) -> str:
-    """The PyTorch module that a node comes from, or an empty string."""
-    return next((p.value for p in node.metadata_props if p.key == MODULE_KEY), "")
-
-
-def _trace(classifier: nn.Module, size: int, opset: int) -> ModelProto:
+def trace(classifier: nn.Module, size: int, opset: int) -> ModelProto:
     # Two images: torch.export specialises a dimension of one.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     dynamic = {"image": {0: torch.export.Dim.DYNAMIC}}

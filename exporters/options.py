@@ -1,12 +1,27 @@
 """What a user may say of an export; None leaves it to the checkpoint or the default."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporters.graph import DEFAULT_OPSET
+from exporters.quantization.histogram import DEFAULT_METHOD, Method
+from exporters.quantization.images import MIN_IMAGES
 from lct_deploy.checkpoint import LoadOptions
+from lct_deploy.manifest import Precision
 from lct_deploy.preprocessing import Interpolation, Rgb
+
+Target = Literal["portable", "onnxruntime", "tensorrt"]
+
+
+class CalibrationOptions(BaseModel):
+    """How an int8 graph's ranges are measured; `images` None takes the default number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str | None = None
+    images: int | None = Field(default=None, ge=MIN_IMAGES)
+    method: Method = DEFAULT_METHOD
 
 
 class ExportOptions(BaseModel):
@@ -23,7 +38,10 @@ class ExportOptions(BaseModel):
     std: Rgb | None = None
     labels: Path | None = None
     images: Path | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
+    precision: Precision = "fp32"
+    target: Target | None = None
+    calibration: CalibrationOptions = CalibrationOptions()
     name: str | None = None
     version: str = "1"
     allow_unfused: bool = False

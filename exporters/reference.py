@@ -2,27 +2,20 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from exporters.images import ParityImages
+from exporters.proof import GATE_IMAGES, Proof, Reference
 from lct_deploy.models import Attention, ResNet
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.progress import track
 
 BATCH = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """logits (N, classes) for all images; gates by layer, (M, C), for the first M of them."""
-
-    logits: NDArray[np.float32]
-    gates: dict[str, NDArray[np.float64]]
 
 
 def compute_reference(
@@ -62,3 +55,9 @@ def _recorder(attention: Attention, store: list[Tensor]) -> Callable[..., None]:
         store.append(attention.gate(inputs[0].double()))
 
     return record
+
+
+def prove(network: ResNet, preprocessing: Preprocessing, images: ParityImages) -> Proof:
+    """PyTorch's side of a comparison on these images."""
+    reference = compute_reference(network, preprocessing, images.images, gate_images=GATE_IMAGES)
+    return Proof(images=images, reference=reference, versions={"torch": torch.__version__})

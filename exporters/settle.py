@@ -7,18 +7,21 @@ metadata; sizes and label names may be chosen anew, and every choice or assumpti
 from pathlib import Path
 
 from exporters.options import ExportOptions
-from lct_deploy.checkpoint import LoadedCheckpoint
 from lct_deploy.errors import CheckpointError, DataError, UsageError
 from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.validation import validate
 
 
-def settle_preprocessing(loaded: LoadedCheckpoint, options: ExportOptions) -> tuple[Preprocessing, list[str]]:
-    """The preprocessing and the notes on it; raises UsageError for flags that exclude each other."""
-    own = loaded.metadata.preprocessing if loaded.metadata else None
+def settle_preprocessing(
+    own: Preprocessing | None, image_size: int, options: ExportOptions
+) -> tuple[Preprocessing, list[str]]:
+    """The preprocessing and the notes on it, from the source's `own` or the default for `image_size`.
+
+    Raises UsageError for flags that exclude each other, CheckpointError for one that contradicts `own`.
+    """
     if own is not None:
         _refuse_contradictions(own, options)
-    base = own or evaluation_preprocessing(loaded.config.family.image_size)
+    base = own or evaluation_preprocessing(image_size)
     size = _size(options) or base.crop
     resize = options.resize or (base.resize if size == base.crop else _scaled_resize(base, size))
     settled = validate(
@@ -32,21 +35,21 @@ def settle_preprocessing(loaded: LoadedCheckpoint, options: ExportOptions) -> tu
     return settled, _notes(own, settled, options)
 
 
-def settle_labels(loaded: LoadedCheckpoint, file: Path | None) -> tuple[tuple[str, ...], list[str]]:
+def settle_labels(
+    own: tuple[str, ...] | None, classes: int, file: Path | None
+) -> tuple[tuple[str, ...], list[str]]:
     """One label per class and the notes on it; raises DataError for a file of another length."""
-    classes = loaded.config.num_classes
-    own = loaded.metadata.labels if loaded.metadata else None
     if file is None:
         if own is not None:
             return own, []
-        return tuple(map(str, range(classes))), ["labels are not in the weights: classes are numbered"]
+        return tuple(map(str, range(classes))), ["the source has no labels: classes are numbered"]
     labels = _read_labels(file)
     if len(labels) != classes:
         raise DataError(
             f"{file}: {len(labels)} labels, the network has {classes} classes",
             hint="the file has one label a line, in the order of the classes",
         )
-    notes = [f"labels of the checkpoint are replaced by {file}"] if own and own != labels else []
+    notes = [f"labels of the source are replaced by {file}"] if own and own != labels else []
     return labels, notes
 
 
@@ -83,7 +86,7 @@ def _refuse_contradictions(own: Preprocessing, options: ExportOptions) -> None:
         given, trained = getattr(options, name), getattr(own, name)
         if given is not None and given != trained:
             raise CheckpointError(
-                f"--{name} {given} contradicts the checkpoint's metadata, which says {trained}",
+                f"--{name} {given} contradicts the source's metadata, which says {trained}",
                 hint=f"drop --{name}",
             )
 
@@ -91,11 +94,11 @@ def _refuse_contradictions(own: Preprocessing, options: ExportOptions) -> None:
 def _notes(own: Preprocessing | None, settled: Preprocessing, options: ExportOptions) -> list[str]:
     if own is not None:
         same = (own.resize, own.crop) == (settled.resize, settled.crop)
-        return [] if same else [f"resize {own.resize} and crop {own.crop} of the checkpoint are replaced by "
+        return [] if same else [f"resize {own.resize} and crop {own.crop} of the source are replaced by "
                                 f"resize {settled.resize} and crop {settled.crop}"]  # fmt: skip
     assumed = [
         f"{name} {value}"
         for name, value in settled
         if getattr(options, name) is None and not (name == "crop" and options.image_size)
     ]
-    return [f"preprocessing is not in the weights: assuming {', '.join(assumed)}"] if assumed else []
+    return [f"the source does not say its preprocessing: assuming {', '.join(assumed)}"] if assumed else []

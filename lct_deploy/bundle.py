@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from lct_deploy.atomic import sha256_file
+from lct_deploy.atomic import atomic_file, sha256_file
 from lct_deploy.errors import BundleError
-from lct_deploy.manifest import SCHEMA_VERSION, Artifact, FileRecord, Manifest
+from lct_deploy.manifest import SCHEMA_VERSION, Artifact, FileRecord, Manifest, Precision
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -39,19 +39,28 @@ class Bundle:
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
 
-    def artifact(self, runtime: str) -> Artifact:
-        """The artifact made for `runtime`, or the portable graph where the runtime can read it.
+    def artifact(self, runtime: str, precision: Precision | None = None) -> Artifact:
+        """The graph made for `runtime`, or the portable one where the runtime can read it.
 
-        Raises BundleError where there is none, or where it has not been verified.
+        `precision` None is the one that the bundle was exported for. Raises BundleError where there
+        is no such graph, or where it has not been verified.
         """
+        wanted = precision or self.manifest.precision
+        graphs = [a for a in self.manifest.artifacts if a.kind == "graph"]
         for name in (runtime, "portable") if runtime == "onnxruntime" else (runtime,):
-            for artifact in self.manifest.artifacts:
-                if artifact.runtime == name:
+            for artifact in graphs:
+                if (artifact.runtime, artifact.precision) == (name, wanted):
                     return self._verified(artifact)
+        held = sorted({f"{a.precision} for {a.runtime}" for a in graphs})
         raise BundleError(
-            f"{self.path}: holds nothing that {runtime} can run",
-            hint=f"it has {', '.join(sorted({a.runtime for a in self.manifest.artifacts}))}",
+            f"{self.path}: holds no {wanted} graph that {runtime} can run", hint=f"it has {', '.join(held)}"
         )
+
+    def compiled(self, runtime: str, precision: Precision | None = None) -> list[Artifact]:
+        """What was compiled for `runtime` in `precision`; raises BundleError for what is not verified."""
+        wanted = (runtime, precision or self.manifest.precision)
+        found = [a for a in self.manifest.artifacts if a.kind == "compiled"]
+        return [self._verified(a) for a in found if (a.runtime, a.precision) == wanted]
 
     def golden(self) -> Golden:
         with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:
@@ -72,6 +81,12 @@ def open_bundle(path: Path) -> Bundle:
     for record in (*manifest.artifacts, manifest.golden):
         _check_file(path, record)
     return Bundle(path=path, manifest=manifest)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Replace the manifest of the bundle at `path`, last of all that changes in it."""
+    with atomic_file(path / MANIFEST) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _read_manifest(path: Path) -> Manifest:

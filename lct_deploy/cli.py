@@ -7,12 +7,14 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import LctDeployError, ParityError, RuntimeUnavailableError, UsageError
+from lct_deploy.host import host_isa
+from lct_deploy.manifest import Precision
 from lct_deploy.report import describe_bundle, describe_parity
 from lct_deploy.validation import validate
 
@@ -25,6 +27,9 @@ app = typer.Typer(
 )
 
 RuntimeOption = Annotated[str, typer.Option(help="onnxruntime.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="fp32, fp16, bf16 or int8; default: what the bundle was exported for.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 
 
@@ -84,7 +89,7 @@ def train_command(
 
 @app.command("export")
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(help=".safetensors, .pt or .pth.")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint (.safetensors, .pt, .pth) or an .onnx file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle: a directory to create.")],
     arch: Annotated[str | None, typer.Option(help="Default: inferred from the weights.")] = None,
     groups: Annotated[int | None, typer.Option(help="Attention groups.")] = None,
@@ -100,7 +105,16 @@ def export_command(
     std: Annotated[str | None, typer.Option(help="Three numbers for [0, 1].")] = None,
     labels: Annotated[Path | None, typer.Option(help="One label a line.")] = None,
     images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
-    opset: int = 20,
+    opset: Annotated[int | None, typer.Option(help="Default 20; of an .onnx file: its own.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
+    target: Annotated[
+        str | None, typer.Option("--for", help="portable, onnxruntime or tensorrt; default by precision.")
+    ] = None,
+    calib_data: Annotated[
+        str | None, typer.Option(help="int8: images for the ranges, a directory or fashion-mnist.")
+    ] = None,
+    calib_images: Annotated[int | None, typer.Option(help="int8: how many; default up to 512.")] = None,
+    calib_method: Annotated[str | None, typer.Option(help="int8: percentile, min-max or entropy.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[
@@ -109,12 +123,14 @@ def export_command(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing bundle.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, proven equal to PyTorch."""
+    """Turn a checkpoint or an .onnx file into a bundle, proven to give the same answers."""
     with _extra("export"):
-        from exporters.export import export_checkpoint
-        from exporters.options import ExportOptions
+        from exporters.export import export
+        from exporters.options import CalibrationOptions, ExportOptions
         from lct_deploy.checkpoint import LoadOptions
 
+    given = {"data": calib_data, "images": calib_images, "method": calib_method}
+    calibration = {name: value for name, value in given.items() if value is not None}
     options = validate(
         ExportOptions,
         load=validate(
@@ -135,16 +151,19 @@ def export_command(
         labels=labels,
         images=images,
         opset=opset,
+        precision=precision,
+        target=target,
+        calibration=validate(CalibrationOptions, **calibration),
         name=name,
         version=model_version,
         allow_unfused=allow_unfused,
         overwrite=overwrite,
     )
-    manifest = export_checkpoint(checkpoint, output, options, command=_command(), announce=_announce)
+    manifest = export(source, output, options, command=_command(), announce=_announce)
     print(
         manifest.model_dump_json(indent=2)
         if json
-        else f"{output}: bundle of {manifest.arch}, proven equal to PyTorch"
+        else f"{output}: bundle of {manifest.arch}, proven against {manifest.parity[0].reference}"
     )
 
 
@@ -163,33 +182,81 @@ def models_command(json: JsonOption = False) -> None:
         print(f"{row.arch:<20} {row.image_size:>5} {cost}")
 
 
+@app.command("compile")
+def compile_command(
+    bundle: Path,
+    runtime: Annotated[str, typer.Option(help="onnxruntime.")],
+    batch: Annotated[str, typer.Option(help="Batch sizes to compile for, as 1,8.")] = "1",
+    precision: PrecisionOption = None,
+    images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Lay a bundle's graph out for this machine: the attention costs next to nothing in it."""
+    if runtime != "onnxruntime":
+        raise UsageError(f"nothing can be compiled for the runtime {runtime!r}", hint="--runtime onnxruntime")
+    with _extra("export"):
+        from exporters.host.compile import CompileOptions, compile_for_host
+
+    options = CompileOptions(batches=_batches(batch), precision=_precision(precision), images=images)
+    manifest = compile_for_host(open_bundle(bundle), options, command=_command(), announce=_announce)
+    if json:
+        print(manifest.model_dump_json(indent=2))
+        return
+    print(f"{bundle}: batches {', '.join(map(str, options.batches))} compiled for {host_isa()}")
+
+
 @app.command("verify")
 def verify_command(
     bundle: Path,
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with PyTorch on this checkpoint.")] = None,
-    images: Annotated[Path | None, typer.Option(help="At least 256 images to measure on.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="At least 256 images to measure on; with --bisect 16 of them.")
+    ] = None,
     runtime: RuntimeOption = "onnxruntime",
+    precision: PrecisionOption = None,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Name the layer whose precision costs a low-precision graph most."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Compare a bundle with its checkpoint or, without one, with its golden logits."""
-    opened = open_bundle(bundle)
+    opened, wanted = open_bundle(bundle), _precision(precision)
+    if bisect:
+        if checkpoint is not None:
+            raise UsageError("--bisect compares with the bundle's own fp32 graph", hint="drop --checkpoint")
+        _bisect(opened, runtime, wanted, images, json=json)
+        return
     if checkpoint is None:
-        _verify_golden(opened, runtime, json=json)
+        _verify_golden(opened, runtime, wanted, json=json)
         return
     with _extra("export"):
         from exporters.verify import verify_bundle
 
-    report = verify_bundle(opened, checkpoint, images, runtime)
-    print(report.model_dump_json(indent=2) if json else describe_parity(report))
-    if not report.passed:
+    reports = verify_bundle(opened, checkpoint, images, runtime, wanted)
+    if json:
+        print(dumps([report.model_dump(mode="json") for report in reports], indent=2))
+    else:
+        print("\n".join(map(describe_parity, reports)))
+    if not all(report.passed for report in reports):
         raise ParityError(f"{bundle} does not agree with {checkpoint}")
 
 
-def _verify_golden(bundle: Bundle, runtime: str, *, json: bool) -> None:
+def _bisect(
+    bundle: Bundle, runtime: str, precision: Precision | None, images: Path | None, *, json: bool
+) -> None:
+    with _extra("export"):
+        from exporters.bisect import blame_bundle, describe_blame
+
+    found = blame_bundle(bundle, runtime, precision, images)
+    print(found.model_dump_json(indent=2) if json else describe_blame(found))
+
+
+def _verify_golden(bundle: Bundle, runtime: str, precision: Precision | None, *, json: bool) -> None:
     from lct_deploy.golden import check_golden
     from lct_deploy.runtime import RuntimeOptions, open_bundled
 
-    with closing(open_bundled(bundle, runtime, RuntimeOptions())) as opened:
+    with closing(open_bundled(bundle, runtime, RuntimeOptions(), precision)) as opened:
         parity = check_golden(bundle, opened)
     print(
         parity.model_dump_json(indent=2)
@@ -204,6 +271,7 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     top_k: Annotated[int, typer.Option(min=1)] = 5,
     runtime: RuntimeOption = "onnxruntime",
+    precision: PrecisionOption = None,
     json: JsonOption = False,
 ) -> None:
     """Classify image files."""
@@ -211,7 +279,7 @@ def predict_command(
     from lct_deploy.runtime import RuntimeOptions, open_bundled
 
     opened = open_bundle(bundle)
-    with closing(open_bundled(opened, runtime, RuntimeOptions())) as engine:
+    with closing(open_bundled(opened, runtime, RuntimeOptions(), _precision(precision))) as engine:
         report = predict_files(opened, engine, images, k=top_k)
     if json:
         print(report.model_dump_json(indent=2))
@@ -235,6 +303,7 @@ def serve_command(
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Default onnxruntime.")] = None,
+    precision: PrecisionOption = None,
     intra_op_threads: Annotated[int | None, typer.Option(help="Threads of one inference.")] = None,
     decode_threads: Annotated[int | None, typer.Option(help="Threads that decode images.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
@@ -248,6 +317,7 @@ def serve_command(
         "host": host,
         "port": port,
         "runtime": runtime,
+        "precision": _precision(precision),
         "intra_op_threads": intra_op_threads,
         "decode_threads": decode_threads,
         "log_level": log_level,
@@ -272,6 +342,20 @@ def _announce(message: str) -> None:
 
 def _command() -> str:
     return shlex.join(["lct-deploy", *sys.argv[1:]])
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a list of batch sizes such as 1,8") from error
+
+
+def _precision(name: str | None) -> Precision | None:
+    if name is not None and name not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise UsageError(f"unknown precision {name!r}", hint=f"precisions are {known}")
+    return cast("Precision | None", name)
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -12,8 +12,12 @@ from lct_deploy.preprocessing import Interpolation, Preprocessing, Rgb
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
+PRECISION_KEY = "lct.precision"  # a graph's own metadata: the precision that it computes in
+
+OPERATORS = "lct operators"  # in an artifact's versions: the op library that it needs
+
 RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 def _confined(path: str) -> str:
@@ -77,10 +81,12 @@ class Artifact(FileRecord):
     kind: Literal["graph", "compiled"]
     precision: Precision
     profiles: tuple[Profile, ...]
-    host: str | None = None
+    host: str | None = Field(default=None, description="instruction sets of the machine it was compiled for")
     gpu: str | None = None
     versions: dict[str, str]
     verified: bool
+    source: BundlePath | None = Field(default=None, description="the graph that it was made from")
+    attention: str | None = Field(default=None, description="the form that the attention has in it")
 
 
 class FusedBlock(_Part):
@@ -161,9 +167,13 @@ class ParityReport(_Part):
     artifact: str
     runtime: str
     precision: Precision
+    reference: str = Field(default="PyTorch", description="whose logits it was compared with")
     images: ImageSource
     logits: LogitParity
     gates: tuple[GateParity, ...]
+    drifts_first: str | None = Field(
+        default=None, description="the first block in graph order whose gates are over their limit"
+    )
     accuracy: Accuracy | None
     warnings: tuple[str, ...]
     failures: tuple[str, ...]
@@ -175,9 +185,10 @@ class ParityReport(_Part):
 
 
 class Source(_Part):
-    """The checkpoint behind the bundle."""
+    """The file behind the bundle."""
 
-    checkpoint_sha256: Sha256
+    kind: Literal["checkpoint", "onnx"] = "checkpoint"
+    checkpoint_sha256: Sha256 = Field(description="of the checkpoint or the .onnx file")
     weights: Literal["model", "ema"]
     notes: tuple[str, ...] = Field(description="what the weights did not tell and was assumed")
 
@@ -189,12 +200,13 @@ class Manifest(_Part):
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(pattern=NAME_PATTERN)
     arch: str
-    attention: AttentionConfig
-    stride_placement: StridePlacement
+    attention: AttentionConfig | None = Field(description="null where blocks differ")
+    stride_placement: StridePlacement | None = Field(description="null for an .onnx file, which does not say")
     num_classes: int = Field(ge=1)
     labels: tuple[str, ...]
     input: InputSpec
     artifacts: tuple[Artifact, ...]
+    precision: Precision = Field(default="fp32", description="what runtimes take unless told otherwise")
     golden: FileRecord
     source: Source
     certificate: FusionCertificate

@@ -1,6 +1,6 @@
 """Manifests and their parts in words, for the terminal."""
 
-from lct_deploy.manifest import FusionCertificate, Manifest, ParityReport
+from lct_deploy.manifest import Artifact, FusionCertificate, Manifest, ParityReport
 
 
 def describe_certificate(certificate: FusionCertificate) -> str:
@@ -18,7 +18,7 @@ def describe_parity(report: ParityReport) -> str:
     logits, images = report.logits, report.images
     limit = "" if logits.max_abs_limit is None else f" (limit {logits.max_abs_limit:.2e})"
     lines = [
-        f"parity of {report.artifact}, {report.precision} on {report.runtime}: "
+        f"parity of {report.artifact} with {report.reference}, {report.precision} on {report.runtime}: "
         f"{'PASSED' if report.passed else 'FAILED'}",
         f"  images: {images.real} real, {images.synthetic} synthetic; {images.description}",
         f"  max |Δlogit| {logits.max_abs_error:.2e}{limit}, cosine ≥ {logits.min_cosine:.7f}, "
@@ -30,13 +30,14 @@ def describe_parity(report: ParityReport) -> str:
         worst = max(report.gates, key=lambda gate: gate.max_abs_error)
         lines.append(
             f"  gates: {len(report.gates)} blocks, max error {worst.max_abs_error:.1e} in {worst.layer}, "
-            f"{max(gate.saturated for gate in report.gates):.1%} saturated at most"
+            f"{max(gate.saturated for gate in report.gates):.1%} saturated at most; "
+            + (f"first to drift: {report.drifts_first}" if report.drifts_first else "none drifts")
         )
     if report.accuracy:
         accuracy = report.accuracy
         lines.append(
             f"  accuracy on {accuracy.images} labelled images: {accuracy.artifact_top1:.2f} %, "
-            f"PyTorch {accuracy.reference_top1:.2f} %"
+            f"{report.reference} {accuracy.reference_top1:.2f} %"
         )
     lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  failure: {failure}" for failure in report.failures]
@@ -45,11 +46,10 @@ def describe_parity(report: ParityReport) -> str:
 
 def describe_bundle(manifest: Manifest) -> str:
     """All that a user wants to know of a bundle before serving it."""
-    spec, attention = manifest.input, manifest.attention
-    groups = f", {attention.groups} groups, ε {attention.epsilon:g}" if attention.has_groups else ""
+    spec = manifest.input
     lines = [
         f"{manifest.name} version {manifest.version}, created {manifest.created}",
-        f"  {manifest.arch}: attention {attention.kind}{groups}, strides {manifest.stride_placement}",
+        f"  {manifest.arch}: {_describe_attention(manifest)}, strides {manifest.stride_placement or '?'}",
         f"  {manifest.num_classes} classes: {_shortened(manifest.labels)}",
         f"  input: {spec.dtype} {spec.layout} {spec.height}x{spec.width} RGB; resize {spec.resize} "
         f"({spec.interpolation}), crop {spec.crop}",
@@ -57,16 +57,28 @@ def describe_bundle(manifest: Manifest) -> str:
         f"  checkpoint: sha256 {manifest.source.checkpoint_sha256[:16]}…, {manifest.source.weights} weights",
         *(f"  note: {note}" for note in manifest.source.notes),
     ]
-    for artifact in manifest.artifacts:
-        state = "verified" if artifact.verified else "NOT VERIFIED"
-        lines.append(
-            f"  {artifact.path}: {artifact.kind} for {artifact.runtime}, {artifact.precision}, {state}, "
-            f"sha256 {artifact.sha256[:16]}…"
-        )
+    lines += [f"  {_describe_artifact(artifact)}" for artifact in manifest.artifacts]
     lines.append(describe_certificate(manifest.certificate))
     lines += [describe_parity(report) for report in manifest.parity]
     lines += [f"made by: {command}" for command in manifest.commands]
     return "\n".join(lines)
+
+
+def _describe_attention(manifest: Manifest) -> str:
+    attention = manifest.attention
+    if attention is None:
+        return "attention that differs from block to block"
+    groups = f", {attention.groups} groups, ε {attention.epsilon:g}" if attention.has_groups else ""
+    return f"attention {attention.kind}{groups}"
+
+
+def _describe_artifact(artifact: Artifact) -> str:
+    state = "verified" if artifact.verified else "NOT VERIFIED"
+    form = f", attention: {artifact.attention}" if artifact.attention else ""
+    return (
+        f"{artifact.path}: {artifact.kind} for {artifact.runtime}, {artifact.precision}, {state}, "
+        f"sha256 {artifact.sha256[:16]}…{form}"
+    )
 
 
 def _shortened(labels: tuple[str, ...], shown: int = 10) -> str:

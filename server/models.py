@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import UsageError
 from lct_deploy.golden import check_golden
-from lct_deploy.manifest import Manifest
+from lct_deploy.manifest import Manifest, Precision
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 from server.settings import ServerSettings
 
@@ -40,10 +40,12 @@ class ServedModel:
         self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine-{self.name}")
 
     @classmethod
-    def open(cls, path: Path, runtime: str, options: RuntimeOptions) -> "ServedModel":
+    def open(
+        cls, path: Path, runtime: str, options: RuntimeOptions, precision: Precision | None = None
+    ) -> "ServedModel":
         """Raises BundleError, RuntimeUnavailableError or ParityError where it must not be served."""
         bundle = open_bundle(path)
-        opened = open_bundled(bundle, runtime, options)
+        opened = open_bundled(bundle, runtime, options, precision)
         try:
             check_golden(bundle, opened, images=WARM_UP_IMAGES)
         except Exception:
@@ -68,7 +70,14 @@ class ServedModel:
         """One line for the log: what is served, and what runs it."""
         spec = self._runtime.spec
         versions = ", ".join(f"{name} {version}" for name, version in spec.versions.items())
-        return f"{self.name} version {self.manifest.version}: {spec.precision} on {spec.device} ({versions})"
+        compiled = ""
+        if spec.compiled_batches:
+            batches = ", ".join(map(str, spec.compiled_batches))
+            compiled = f"; batches of {batches} run compiled, others on the bundle's graph"
+        return (
+            f"{self.name} version {self.manifest.version}: {spec.precision} on {spec.device} "
+            f"({versions}){compiled}"
+        )
 
     def close(self) -> None:
         self._engine.shutdown(wait=True)
@@ -94,7 +103,7 @@ class ModelRegistry:
         models: list[ServedModel] = []
         try:
             for path in settings.bundles:
-                models.append(ServedModel.open(path, settings.runtime, options))  # noqa: PERF401 - closed below
+                models.append(ServedModel.open(path, settings.runtime, options, settings.precision))  # noqa: PERF401 - closed below
             _check_names(models)
         except Exception:
             for model in models:

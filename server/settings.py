@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import available_cores
 
 
@@ -17,6 +18,7 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
     runtime: str = "onnxruntime"
+    precision: Precision | None = Field(default=None, description="None: what each bundle was exported for")
     intra_op_threads: int = Field(default_factory=available_cores, ge=1)
     decode_threads: int = Field(default_factory=available_cores, ge=1)
     max_images: int = Field(default=64, ge=1, description="images in one request")

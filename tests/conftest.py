@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from exporters.export import export_checkpoint
+from exporters.export import export as export_source
 from exporters.options import ExportOptions
 from lct_deploy.architecture import ModelConfig, model_config
 from lct_deploy.cli import main
@@ -60,7 +60,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(checkpoint: Path, output: Path, options: ExportOptions | None = None) -> Manifest:
-    return export_checkpoint(
+    return export_source(
         checkpoint, output, options or ExportOptions(), command="lct-deploy export", announce=lambda _: None
     )
 

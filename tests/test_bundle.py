@@ -97,7 +97,7 @@ def test_an_unverified_artifact_is_not_handed_out(bundle: Path) -> None:
 
 
 def test_a_runtime_that_the_bundle_has_nothing_for_is_named(demo_bundle: Path) -> None:
-    with pytest.raises(BundleError, match=r"nothing that torch can run[\s\S]*portable"):
+    with pytest.raises(BundleError, match=r"no fp32 graph that torch can run[\s\S]*portable"):
         open_bundle(demo_bundle).artifact("torch")
 
 

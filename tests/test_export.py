@@ -239,6 +239,7 @@ def test_flags_reach_the_manifest_and_the_network(lct18: Path, tmp_path: Path) -
         labels=labels,
     )
     manifest = export(lct18, tmp_path / "b", options)
+    assert manifest.attention is not None
     assert (manifest.attention.groups, manifest.attention.epsilon) == (8, 1e-3)
     assert manifest.labels == tuple("abcdefg")
     assert manifest.input.preprocessing == Preprocessing(

@@ -2,21 +2,23 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lct_deploy.sample import load_sample
+from lct_deploy.checkpoint import load_checkpoint
+from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.idx import write_idx_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -32,14 +34,21 @@ def readme_commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, lct18: Path) -> Path:
-    """A directory with the files that the README names."""
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files that the README names; the network is trained, as int8 needs."""
     directory = tmp_path_factory.mktemp("readme")
-    shutil.copy(lct18, directory / "checkpoint.pt")
-    (directory / "labels.txt").write_text("\n".join(f"label {i}" for i in range(7)))
-    (directory / "photos").mkdir()
-    for index, image in enumerate(load_sample().images[:256]):
-        Image.fromarray(image).save(directory / "photos" / f"{index}.png")
+    network = load_checkpoint(DEMO_CHECKPOINT).model
+    torch.save(network.state_dict(), directory / "checkpoint.pt")
+    with warnings.catch_warnings(action="ignore"):  # torch's own, of what it deprecates
+        torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), directory / "model.onnx", verbose=False)
+    (directory / "labels.txt").write_text("\n".join(f"label {i}" for i in range(10)))
+    for folder, images in (
+        ("photos", load_sample().images[:256]),
+        ("photos-other", load_sample().images[256:]),
+    ):
+        (directory / folder).mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(directory / folder / f"{index}.png")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(directory / "photo.jpg")
     Image.fromarray(pixels).save(directory / "other.png")

@@ -240,7 +240,7 @@ def test_several_models(demo_bundle: Path, tmp_path: Path) -> None:
     [
         (["nowhere"], 1, "no such bundle"),
         (["BUNDLE", "BUNDLE"], 2, "two bundles have the name demo"),
-        (["BUNDLE", "--runtime", "nope"], 1, "nothing that nope can run"),
+        (["BUNDLE", "--runtime", "nope"], 1, "holds no fp32 graph that nope can run"),
         (["BUNDLE", "--port", "70000"], 2, "port"),
         (["BUNDLE", "--host", "not-a-host.invalid"], 2, "cannot listen"),
         (["BUNDLE", "--intra-op-threads", "0"], 2, "intra_op_threads"),

@@ -36,15 +36,11 @@ class RuntimeSpec:
     num_classes: int
     device: str
     versions: dict[str, str]
+    compiled_batches: tuple[int, ...] = ()  # batch sizes that run on a graph of their own
 
 
 class Runtime(Protocol):
     """An opened artifact. `infer` may be called from several threads."""
-
-    @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> Self:
-        """Load `path`; raises BundleError or RuntimeUnavailableError where that cannot be done."""
-        ...
 
     @property
     def spec(self) -> RuntimeSpec: ...
@@ -55,6 +51,15 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free what the artifact holds; the runtime cannot be used afterwards."""
+        ...
+
+
+class ArtifactRuntime(Runtime, Protocol):
+    """A runtime that opens artifacts from files."""
+
+    @classmethod
+    def open(cls, path: Path, options: RuntimeOptions) -> Self:
+        """Load `path`; raises BundleError or RuntimeUnavailableError where that cannot be done."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the portable graph on the CPU."""
+"""ONNX Runtime: portable and compiled graphs on the CPU."""
 
 from pathlib import Path
 from typing import Any, Self, cast
@@ -8,6 +8,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lct_deploy.errors import BundleError, RuntimeUnavailableError
+from lct_deploy.kernels.cpu import op_library
+from lct_deploy.manifest import PRECISION_KEY, Precision
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
 
 
@@ -24,6 +26,11 @@ class OnnxRuntime:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
+        # A bundle's compiled graphs are sessions of their own: the threads of one must not spin, in
+        # wait for more work, on the cores where another is computing.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if library := op_library():
+            settings.register_custom_ops_library(str(library))
         settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
         try:
             session = onnxruntime.InferenceSession(str(path), settings, providers=list(options.providers))
@@ -54,11 +61,17 @@ def _check_providers(wanted: tuple[str, ...]) -> None:
         )
 
 
+def _precision(session: onnxruntime.InferenceSession) -> Precision:
+    """What the exporter wrote into the graph; fp32 where it says nothing."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    return cast("Precision", metadata.get(PRECISION_KEY, "fp32"))
+
+
 def _spec(session: onnxruntime.InferenceSession) -> RuntimeSpec:
     _, height, width, _ = session.get_inputs()[0].shape
     return RuntimeSpec(
         runtime="onnxruntime",
-        precision="fp32",
+        precision=_precision(session),
         height=height,
         width=width,
         num_classes=session.get_outputs()[0].shape[1],

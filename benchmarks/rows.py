@@ -1,0 +1,27 @@
+"""Results as raw rows: one CSV a benchmark, the environment in every row."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import environment
+from lct_deploy.atomic import atomic_file
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys with the environment's columns after their own."""
+    shared = environment()
+    path.parent.mkdir(exist_ok=True)
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=[*rows[0], *shared], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **shared} for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """What `write_rows` wrote, every value as text."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))

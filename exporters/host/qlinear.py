@@ -1,0 +1,204 @@
+"""int8 on this host: attention in the place of the integer addition that the plain network pays too.
+
+onnxruntime makes a QLinearAdd in NHWC of every tail DQ, DQ → Add → Relu → Q of the *plain* network.
+`lct::AttnQ` (LCT) and `lct::GateAddQ` (SE, its gate in standard operators) read and write the same
+bytes, X once more for the pooling, and no other tensor. Without the library the gate is computed in
+standard operators and multiplied into the scales of the convolution's weights, where these are 1x1 and
+there is one image, or else into X as an integer.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from exporters.editing import GraphEditor, attribute
+from exporters.functions import DOMAIN, DOMAIN_VERSION
+from exporters.gate import gate_nodes
+from exporters.nodes import GATE_KEY
+from exporters.sites import Attention, Site
+from lct_deploy.errors import ExportError
+
+Form = Literal["op", "weights", "product"]
+
+# Pixels of X for each input channel of its convolution from which hoisting the gate pays.
+HOISTING_PAYS = 4
+
+_CONTRIB = "com.microsoft"
+_CHANNELS_LAST = 0  # the operators' `block` for NHWC
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tail:
+    """A QLinearAdd's operands, each a tensor with its scale and zero point; `out` also its name."""
+
+    x: list[str]
+    identity: list[str]
+    quantization: list[str]
+    out: str
+    conv: NodeProto
+    pixels: int
+
+
+def insert_quantized_attention(
+    plain: ModelProto, sites: list[Site], *, batch: int, library: bool
+) -> dict[str, Form]:
+    """Give each QLinearAdd of the optimised plain network its attention, in place; the forms by layer.
+
+    Raises ExportError where a tail is not the one QLinearAdd in NHWC that it should be.
+    """
+    editor = GraphEditor(plain)
+    tails = {node.input[index]: node for node in _additions(plain) for index in (1, 4)}
+    forms: dict[str, Form] = {}
+    for site in sites:
+        add = tails.get(site.scale or "")
+        if add is None:
+            raise ExportError(f"{site.attention.layer}: onnxruntime made no integer addition of its tail")
+        tail = _read_tail(editor, add, site)
+        form = "op" if library else _stock_form(editor, tail, batch)
+        _FORMS[form](editor, site.attention, tail)
+        editor.replace(add)
+        forms[site.attention.layer] = form
+    if library:
+        editor.use_domain(DOMAIN, DOMAIN_VERSION)
+    editor.drop_unused()
+    return forms
+
+
+def _stock_form(editor: GraphEditor, tail: _Tail, batch: int) -> Form:
+    """Weights for a 1x1 convolution of one image, as long as X is large beside them."""
+    _, inputs, *kernel = editor.array(tail.conv.input[3]).shape
+    hoists = batch == 1 and kernel == [1, 1] and tail.pixels >= HOISTING_PAYS * inputs
+    return "weights" if hoists else "product"
+
+
+def _additions(model: ModelProto) -> list[NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "QLinearAdd"]
+
+
+def _read_tail(editor: GraphEditor, add: NodeProto, site: Site) -> _Tail:
+    first, second, out = list(add.input[:3]), list(add.input[3:6]), list(add.input[6:8])
+    x, identity = (first, second) if first[1] == site.scale else (second, first)
+    conv = editor.makers[x[0]]
+    if conv.op_type != "QLinearConv" or not attribute(conv, "channels_last", 0):
+        raise ExportError(f"{site.attention.layer}: onnxruntime did not lay its convolution out in NHWC")
+    return _Tail(
+        x=x,
+        identity=identity,
+        quantization=out,
+        out=add.output[0],
+        conv=conv,
+        pixels=site.size[0] * site.size[1],
+    )
+
+
+def _op(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
+    """One pass of our op library: pool, gate, scale, add, rectify, on bytes."""
+    layer = attention.layer
+    quantized = [tail.x, tail.identity, ["", *tail.quantization]]
+    parameters = [
+        editor.constant(f"{layer}.scales", _values(editor, quantized, 1, np.float32)),
+        editor.constant(f"{layer}.zero_points", _values(editor, quantized, 2, np.uint8)),
+    ]
+    tensors = [tail.x[0], tail.identity[0]]
+    if attention.is_lct:
+        w, b = (
+            editor.constant(f"{layer}.{key}", values)
+            for key, values in zip("wb", attention.parameters, strict=True)
+        )
+        editor.node(
+            "AttnQ",
+            [*tensors, w, b, *parameters],
+            tail.out,
+            domain=DOMAIN,
+            metadata={GATE_KEY: layer},
+            groups=attention.groups,
+            epsilon=attention.epsilon,
+            block=_CHANNELS_LAST,
+        )
+        return
+    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail.pixels), name=f"{layer}.gate")
+    editor.node("GateAddQ", [*tensors, gate, *parameters], tail.out, domain=DOMAIN, block=_CHANNELS_LAST)
+
+
+def _weights(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
+    """The gate from U's mean, multiplied into the scales of the convolution's weights.
+
+    The integer bias is in units of those scales, so it is multiplied too.
+    """
+    layer, conv = attention.layer, tail.conv
+    u, u_scale, u_zero, weight, w_scale, w_zero, *_, bias = conv.input
+    scales = editor.array(w_scale).reshape(-1, 1)
+    values = editor.array(weight).reshape(len(scales), -1).astype(np.float32) * scales
+    offset = editor.array(bias) * (scales[:, 0] * editor.array(u_scale).item())
+    z = editor.node(
+        "Gemm",
+        [
+            editor.reshaped(_pooled(editor, layer, [u, u_scale, u_zero], tail.pixels), [-1, values.shape[1]]),
+            editor.constant(f"{layer}.hoisted", values),
+            editor.constant(f"{layer}.offset", offset.astype(np.float32)),
+        ],
+        f"{layer}.z",
+        transB=1,
+    )
+    gate = gate_nodes(editor, attention, z, name=f"{layer}.gate")
+    by_channel = editor.reshaped(gate, [attention.channels])
+    gated = editor.node("Mul", [w_scale, by_channel], f"{layer}.w_scale")
+    attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
+    product = editor.node(
+        "QLinearConv",
+        [u, u_scale, u_zero, weight, gated, w_zero, *tail.x[1:], bias],
+        f"{layer}.product",
+        domain=conv.domain,
+        **attributes,
+    )
+    inputs = [product, *tail.x[1:], *tail.identity, *tail.quantization]
+    editor.node("QLinearAdd", inputs, tail.out, domain=_CONTRIB)
+
+
+def _product(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
+    """An integer multiplication with the gate in eight bits, then the addition."""
+    layer = attention.layer
+    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail.pixels), name=f"{layer}.gate")
+    by_pixel = editor.reshaped(gate, [-1, 1, 1, attention.channels])
+    # A sigmoid's range is (0, 1), whatever the images.
+    gate_scale = editor.constant(f"{layer}.gate_scale", np.array(1 / 255, np.float32))
+    gate_zero = editor.constant(f"{layer}.gate_zero", np.array(0, np.uint8))
+    rounded = editor.node("QuantizeLinear", [by_pixel, gate_scale, gate_zero], f"{layer}.gate_quantized")
+    scale, zero = tail.x[1:]  # of the product too: no gate is over one
+    product = editor.node(
+        "QLinearMul",
+        [*tail.x, rounded, gate_scale, gate_zero, scale, zero],
+        f"{layer}.product",
+        domain=_CONTRIB,
+    )
+    editor.node(
+        "QLinearAdd", [product, scale, zero, *tail.identity, *tail.quantization], tail.out, domain=_CONTRIB
+    )
+
+
+def _values(editor: GraphEditor, quantized: list[list[str]], index: int, dtype: DTypeLike) -> NDArray[Any]:
+    """The scales or the zero points of X, identity and Y."""
+    return np.array([editor.array(names[index]).item() for names in quantized], dtype)
+
+
+def _pooled(editor: GraphEditor, layer: str, quantized: list[str], pixels: int) -> str:
+    """The mean over H and W of a tensor in NHWC, in float32: (N, C).
+
+    An integer product with a row of ones sums exactly, and in a third of the time that dequantising
+    and reducing take.
+    """
+    tensor, scale, zero = quantized
+    flat = editor.node(
+        "Reshape", [tensor, editor.constant(f"{layer}.pixels", np.array([0, pixels, -1]))], f"{layer}.flat"
+    )
+    ones = editor.constant(f"{layer}.ones", np.ones((1, pixels), np.uint8))
+    sums = editor.node("MatMulInteger", [ones, flat, "", zero], f"{layer}.sums")
+    wide = editor.node("Cast", [sums], f"{layer}.wide", to=TensorProto.FLOAT)
+    share = np.array(editor.array(scale).item() / pixels, np.float32)
+    return editor.node("Mul", [wide, editor.constant(f"{layer}.share", share)], f"{layer}.pooled")
+
+
+_FORMS = {"op": _op, "weights": _weights, "product": _product}

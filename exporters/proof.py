@@ -1,0 +1,131 @@
+"""The proof that an artifact gives the reference's answers: logits on real images, gates by block.
+
+Free of torch: the reference may be PyTorch, or a graph that has been compared with it.
+"""
+
+import platform
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.gates import read_gates
+from exporters.images import ParityImages
+from lct_deploy.manifest import Accuracy, GateParity, LogitParity, ParityReport, Precision
+from lct_deploy.parity import (
+    accuracy_failures,
+    compare_gates,
+    compare_logits,
+    describe_drift,
+    first_drift,
+    in_batches,
+    logit_failures,
+    logit_limit,
+)
+from lct_deploy.runtime import RuntimeOptions, open_artifact
+
+BATCH = 8
+GATE_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """logits (N, classes) for all images; gates by layer, (M, C), for the first M of them."""
+
+    logits: NDArray[np.float32]
+    gates: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The reference's side of the comparison, computed once for all artifacts of a network."""
+
+    images: ParityImages
+    reference: Reference
+    source: str = "PyTorch"
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def verify_artifact(
+    path: Path, precision: Precision, proof: Proof, *, runtime: str = "onnxruntime", batch: int = BATCH
+) -> ParityReport:
+    """Compare the artifact at `path` with the reference; the report says whether and why it fails."""
+    with closing(open_artifact(runtime, path, RuntimeOptions())) as opened:
+        (logits,) = in_batches(
+            lambda chunk: [opened.infer(chunk)],
+            proof.images.images,
+            batch,
+            description=f"{runtime} {path.name}",
+        )
+        versions = opened.spec.versions
+    gates = _compare_gates(path, proof, batch)
+    parity, failures = _judge_logits(proof.reference.logits, logits, precision)
+    failures += [f"{gate.layer}: {gate.nan} gate values are NaN or infinite" for gate in gates if gate.nan]
+    drift = first_drift(gates, precision)
+    if drift and precision == "fp32":
+        failures.append(describe_drift(drift, precision))
+    accuracy = _accuracy(proof, logits)
+    if accuracy:
+        failures += accuracy_failures(accuracy, precision)
+    return ParityReport(
+        artifact=path.name,
+        runtime=runtime,
+        precision=precision,
+        reference=proof.source,
+        images=proof.images.source,
+        logits=parity,
+        gates=gates,
+        drifts_first=drift.layer if drift else None,
+        accuracy=accuracy,
+        warnings=_warnings(gates, precision),
+        failures=tuple(failures),
+        versions={**versions, **proof.versions, "machine": platform.machine()},
+    )
+
+
+def _judge_logits(
+    reference: NDArray[np.float32], logits: NDArray[np.float32], precision: Precision
+) -> tuple[LogitParity, list[str]]:
+    bad = int((~np.isfinite(logits)).sum())
+    parity = compare_logits(reference, np.nan_to_num(logits), logit_limit(reference, precision))
+    failures = [f"{bad} logits are NaN or infinite"] if bad else []
+    return parity, failures + logit_failures(parity, precision)
+
+
+def _compare_gates(path: Path, proof: Proof, batch: int) -> tuple[GateParity, ...]:
+    gates = read_gates(path, proof.images.images[:GATE_IMAGES], batch=batch)
+    return tuple(
+        compare_gates(layer, proof.reference.gates[layer], values) for layer, values in gates.items()
+    )
+
+
+def _accuracy(proof: Proof, logits: NDArray[np.float32]) -> Accuracy | None:
+    labels = proof.images.labels
+    if labels is None:
+        return None
+    return Accuracy(
+        reference_top1=_top1(proof.reference.logits, labels),
+        artifact_top1=_top1(logits, labels),
+        images=len(labels),
+    )
+
+
+def _top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    return 100.0 * float((logits[: len(labels)].argmax(axis=1) == labels).mean())
+
+
+def _warnings(gates: tuple[GateParity, ...], precision: Precision) -> tuple[str, ...]:
+    """A gate that is the same for every image would hide an error in its normalisation."""
+    warnings: list[str] = []
+    if constant := sum(gate.constant for gate in gates):
+        warnings.append(
+            f"the gate is constant in {constant} of {len(gates)} attention blocks (w = 0, an untrained "
+            "checkpoint?): parity cannot see an error in their normalisation"
+        )
+    # In fp32 a drift is a failure.
+    if precision != "fp32" and (drift := first_drift(gates, precision)):
+        warnings.append(describe_drift(drift, precision))
+    return tuple(warnings)
