@@ -66,8 +66,10 @@ class GraphEditor:
         self.model.graph.value_info.append(info)
 
     def reshaped(self, value: str, shape: list[int]) -> str:
-        """Collect a Reshape of `value`; returns its output."""
+        """Collect a Reshape of `value`, unless there is one already; returns its output."""
         name = f"{value}.{'x'.join(map(str, shape))}"
+        if f"{name}.shape" in self.constants:
+            return name
         return self.node("Reshape", [value, self.constant(f"{name}.shape", np.array(shape, np.int64))], name)
 
     def replace(self, old: NodeProto) -> None:

@@ -86,10 +86,9 @@ def without_attention(model: ModelProto, sites: list[Site]) -> ModelProto:
     plain.CopyFrom(model)
     editor = GraphEditor(plain)
     for site in sites:
-        for reader in editor.readers[site.y]:
-            for index, name in enumerate(reader.input):
-                if name == site.y:
-                    reader.input[index] = site.x
+        # X first: onnxruntime fuses the convolution before an addition's first operand into it.
+        (add,) = editor.readers[site.y]
+        add.input[:] = [site.x, site.identity]
     editor.drop_unused()
     del plain.functions[:]
     return plain

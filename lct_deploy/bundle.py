@@ -5,6 +5,7 @@ manifest lies beside what it hashes.
 """
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Bundle:
         if not artifact.verified:
             raise BundleError(
                 f"{self.path}: {artifact.path} has not been verified against PyTorch on this target",
-                hint=f"lct-deploy verify {self.path}",
+                hint=f"lct-deploy verify {shlex.quote(str(self.path))}",
             )
         return artifact
 
@@ -125,4 +126,4 @@ def _check_file(root: Path, record: FileRecord) -> None:
 
 
 def _rebuild(path: Path) -> str:
-    return f"rebuild it: lct-deploy export CHECKPOINT -o {path} --overwrite"
+    return f"rebuild it: lct-deploy export CHECKPOINT -o {shlex.quote(str(path))} --overwrite"

@@ -373,6 +373,7 @@ def test_a_compiled_graph_that_answers_wrongly_here_is_not_served(
     quick_cli: QuickCli, compiled: Path
 ) -> None:
     shift(compiled, 3, logit=2, by=0.01)
+    assert quick_cli("verify", compiled).returncode == 1
     done = quick_cli("serve", compiled, "--port", "0")
     assert done.returncode == 1
     assert "does not give PyTorch's answers on this machine" in done.stderr
@@ -422,18 +423,18 @@ def test_another_machines_graph_is_refused_with_the_command_that_mends_it(
     quick_cli: QuickCli, compiled: Path, boot: Path, change: Edit, named: str
 ) -> None:
     edit(compiled, change)
-    refusals = [
-        quick_cli("predict", compiled, boot),
-        quick_cli("verify", compiled),
-        quick_cli("verify", compiled, "--checkpoint", DEMO_CHECKPOINT),
-        quick_cli("serve", compiled, "--port", "0"),
-    ]
-    for done in refusals:
+    for command in (
+        ("predict", compiled, boot),
+        ("verify", compiled),
+        ("verify", compiled, "--checkpoint", DEMO_CHECKPOINT),
+        ("serve", compiled, "--port", "0"),
+    ):
+        done = quick_cli(*command)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
         assert named in done.stderr
         assert done.stdout == ""
-    mended(quick_cli, refusals[0].stderr, compiled)
+    mended(quick_cli, done.stderr, compiled)
 
 
 def test_the_command_is_right_for_a_path_with_a_space(

@@ -69,7 +69,7 @@ def vanishing_epsilon(x: Tensor, m: Gate) -> Tensor:
 
 def variance_from_below(x: Tensor, m: Gate) -> Tensor:
     y = x.mean((2, 3)).unflatten(1, (4, -1))
-    variance = y.var(2, keepdim=True, unbiased=False).clamp(min=1e-12)
+    variance = y.var(2, keepdim=True, unbiased=False).clamp(min=1e-15)
     return torch.sigmoid(m.w * ((y - y.mean(2, keepdim=True)) / variance.sqrt()).flatten(1) + m.b)
 
 
@@ -276,6 +276,16 @@ def test_activations_and_normalisations_are_not_counted(tmp_path: Path) -> None:
     network = Net(CHANNELS, Bystanders(), Se(CHANNELS))
     certificate = load(torch_export(network, tmp_path / "net.onnx")).certificate
     assert (certificate.attention_blocks, certificate.misses) == (1, ())
+
+
+def test_a_declined_gate_that_is_expanded_runs_any_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expanded = Gate(lambda x, m: functional.hardsigmoid(lct(x, m))[:, :, None, None].expand_as(x))
+    network = Net(CHANNELS, expanded, Se(CHANNELS))
+    source = load(torch_export(network, tmp_path / "net.onnx", dynamic=True))
+    assert len(source.certificate.misses) == 1
+    logits = Session(source.model, threads=1).run(["logits"], noise())["logits"]
+    assert np.allclose(logits, reference_logits(source, noise()), rtol=1e-4, atol=1e-5)
 
 
 def test_a_gate_that_never_moves_has_no_groups_to_read_but_those_the_graph_names(tmp_path: Path) -> None:

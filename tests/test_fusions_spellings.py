@@ -433,6 +433,27 @@ def test_what_is_equivalent_is_fused_with_the_parameters_that_make_it_so(tmp_pat
     assert np.allclose(b, tempered.b.detach() / 0.3, rtol=1e-6)
 
 
+def squeezed(x: Tensor) -> Tensor:
+    return functional.adaptive_avg_pool2d(x, 1).squeeze()
+
+
+@pytest.mark.parametrize("opset", [13, 20])
+def test_a_squeeze_that_names_no_axes_leaves_the_batch(tmp_path: Path, opset: int) -> None:
+    torch.manual_seed(0)
+    block = Lct(16, 4, group_norm)
+    block.pool = squeezed
+    network = Net(16, block)
+    path = torch_export(network, tmp_path / "net.onnx", opset=opset, dynamic=True)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "Squeeze":
+            del node.input[1:]
+    onnx.save(model, path)
+    source = load(path)
+    assert_fused(source, network, 1)
+    assert_lct(source, "layer1.0.attn", block)
+
+
 class ClampedSe(nn.Module):
     """Its ReLU is a clamp."""
 

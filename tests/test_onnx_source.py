@@ -262,8 +262,17 @@ class Swapped(TakesImages):
         return super().forward(pixels.flip(3))
 
 
-def test_a_normalisation_that_cannot_be_read_is_left_open(tmp_path: Path) -> None:
-    path = export_uint8(Swapped(network()).eval(), tmp_path / "net.onnx")
+class Mixed(TakesImages):
+    """Each channel takes some of another."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.permute(0, 3, 1, 2).float() / 255
+        return self.model((x + 0.1 * x.flip(1) - self.mean) / self.std)
+
+
+@pytest.mark.parametrize("wrapper", [Swapped, Mixed])
+def test_a_normalisation_that_cannot_be_read_is_left_open(tmp_path: Path, wrapper: type[TakesImages]) -> None:
+    path = export_uint8(wrapper(network()).eval(), tmp_path / "net.onnx")
     assert load_onnx(path).normalization is None
     with pytest.raises(UsageError, match="drop --mean and --std"):
         load_onnx(path, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -557,6 +566,22 @@ def test_names_that_the_contract_needs_may_be_taken(
             node.output[:] = [wanted.get(name, name) for name in node.output]
 
     source = load(edited(rename))
+    assert_fused(source, network(), 3)
+
+
+def test_layers_and_weights_whose_names_are_taken_get_others(
+    edited: Callable[[Callable[[ModelProto], object]], Path],
+) -> None:
+    def collide(model: ModelProto) -> None:
+        for node in model.graph.node:
+            node.name = node.name.replace("layer1.2/attn/", "layer1.0/attn/again_")
+            node.input[:] = ["layer1.0.attn/w" if name == "fc.bias" else name for name in node.input]
+        next(x for x in model.graph.initializer if x.name == "fc.bias").name = "layer1.0.attn/w"
+
+    source = load(edited(collide))
+    layers = [block.layer for block in source.certificate.fused]
+    assert layers == ["layer1.0.attn", "layer1.1.attn", "layer1.0.attn_2"]
+    assert list(source.gates) == layers
     assert_fused(source, network(), 3)
 
 

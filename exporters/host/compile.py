@@ -1,8 +1,8 @@
 """`lct-deploy compile --runtime onnxruntime`: a bundle's graph laid out for this machine."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,10 +63,28 @@ def compile_for_host(
             _compile_batch(model, source, proof, batch, Path(work), announce)
             for batch in track(sorted(set(options.batches)), "compiling", total=len(set(options.batches)))
         ]
-        (bundle.path / DIRECTORY).mkdir(exist_ok=True)
-        for artifact, _ in made:
-            (Path(work) / Path(artifact.path).name).rename(bundle.file(artifact))
-    return _record(bundle, [artifact for artifact, _ in made], [report for _, report in made], command)
+        artifacts = [artifact for artifact, _ in made]
+        with _moved(bundle, Path(work), artifacts):
+            return _record(bundle, artifacts, [report for _, report in made], command)
+
+
+@contextmanager
+def _moved(bundle: Bundle, work: Path, artifacts: list[Artifact]) -> Generator[None]:
+    """The files in their places; gone again where the manifest cannot be made to name them."""
+    known = {artifact.path for artifact in bundle.manifest.artifacts}
+    directory = bundle.path / DIRECTORY
+    try:
+        directory.mkdir(exist_ok=True)
+        for artifact in artifacts:
+            (work / Path(artifact.path).name).rename(bundle.file(artifact))
+        yield
+    except BaseException:
+        for artifact in artifacts:
+            if artifact.path not in known:
+                bundle.file(artifact).unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
+        raise
 
 
 def _compile_batch(

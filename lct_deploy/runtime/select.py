@@ -1,6 +1,7 @@
 """From a runtime's name to an opened artifact."""
 
 import importlib
+import shlex
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -79,6 +80,6 @@ def check_host(bundle: Bundle, compiled: Sequence[Artifact]) -> None:
             batches = ",".join(str(a.profiles[0].opt) for a in compiled)
             raise BundleError(
                 f"{bundle.path}: {artifact.path} was compiled for {'; and for '.join(wrong)}",
-                hint=f"lct-deploy compile {bundle.path} --runtime {artifact.runtime} "
+                hint=f"lct-deploy compile {shlex.quote(str(bundle.path))} --runtime {artifact.runtime} "
                 f"--precision {artifact.precision} --batch {batches}",
             )
