@@ -29,8 +29,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py $(OPERATORS)
 demo: setup
 	$(BIN)/lct-deploy demo
 
+# A file stays in one process: its tests share bundles and servers.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
