@@ -262,7 +262,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[LctDeployError], str]] = [
     ("model.pt", {"arch": "lct-resnet20"}, ArchitectureError, "did you mean lct_resnet20"),
     ("model.pt", {"groups": 5}, ArchitectureError, "legal group counts are 1, 2, 4, 8"),
     ("model.pt", {"groups": 0}, UsageError, "groups: Input should be greater"),
-    ("model.pt", {"image_size": 28}, DataError, "the images are 16x16 pixels"),
     ("model.pt", {"image_size": -1}, UsageError, "not a size in pixels"),
 ]
 
