@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from lct_deploy.errors import LctDeployError
@@ -84,7 +85,8 @@ def _export(bundle: Path) -> Manifest:
 
 def _verify(bundle: Path) -> ParityReport:
     output = _run_json("verify", str(bundle), "--checkpoint", str(DEMO_CHECKPOINT))
-    return ParityReport.model_validate_json(output)
+    (report,) = TypeAdapter(tuple[ParityReport, ...]).validate_json(output)
+    return report
 
 
 def _check_accuracy(report: ParityReport) -> None:
