@@ -165,8 +165,9 @@ def _free(graph: ir.Graph, batch: int) -> None:
         shape = node.outputs[0].shape
         if node.op_type in ("Reshape", "Expand") and shape is not None and node.inputs[0] is not None:
             dims = [dim if isinstance(dim, int) else None for dim in shape]
-            variable = node.inputs[0].const_value is None
-            if variable and dims and None not in dims and node.inputs[1].const_value is not None:  # type: ignore[union-attr]
+            target = node.inputs[1]
+            fixed = target is not None and target.const_value is not None
+            if fixed and node.inputs[0].const_value is None and dims and None not in dims:
                 _free_shape(graph, node, [int(dim) for dim in dims if dim is not None], batch)
     for node in graph:
         for value in node.outputs:
