@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from exporters.half import emulate
 from exporters.hybrids import Hybrids, Layer
+from exporters.images import spread
 from lct_deploy.bundle import GRAPH, Bundle
 from lct_deploy.datasets import list_images
 from lct_deploy.errors import DataError, UsageError
@@ -163,7 +164,7 @@ def _read_images(directory: Path, preprocessing: Preprocessing) -> Images:
     paths = list_images(directory)
     if not paths:
         raise DataError(f"{directory}: holds no JPEG, PNG or WebP images")
-    chosen = np.linspace(0, len(paths) - 1, min(IMAGES, len(paths))).astype(int)
+    chosen = spread(IMAGES, len(paths))
     return np.stack([load_image(paths[index], preprocessing) for index in chosen])
 
 

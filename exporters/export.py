@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import ModelProto
 
-from exporters.images import parity_images
+from exporters.bisect import IMAGES, blame, describe_blame
+from exporters.images import ParityImages, parity_images, spread
 from exporters.options import ExportOptions
 from exporters.prepared import Prepared
 from exporters.proof import Proof
@@ -141,7 +144,8 @@ def _write_graphs(
             announce(f"note: {note}")
         path = directory / variant.name
         onnx.save(variant.model, path)
-        reports.append(_passed(verify_graph(path, variant.precision, proof), proof, announce))
+        blamed = partial(_blamed, prepared.model, variant, proof.images)
+        reports.append(_passed(verify_graph(path, variant.precision, proof), proof, announce, blamed))
         artifacts.append(
             artifacts[0].model_copy(
                 update={
@@ -156,17 +160,30 @@ def _write_graphs(
     return tuple(artifacts), tuple(reports)
 
 
-def _passed(report: ParityReport, proof: Proof, announce: Announce) -> ParityReport:
+def _passed(
+    report: ParityReport, proof: Proof, announce: Announce, blamed: Callable[[], str] | None = None
+) -> ParityReport:
+    """The report, announced; with a failure goes what `blamed` finds, as the graph itself is not kept."""
     announce(describe_parity(report))
-    if not report.passed:
-        raise ParityError(
-            f"{report.artifact} does not agree with {proof.source}, no bundle is written",
-            hint="the lines marked failure above say by how much",
-        )
-    return report
+    if report.passed:
+        return report
+    if blamed and report.precision != "fp32":
+        announce(blamed())
+    raise ParityError(
+        f"{report.artifact} does not agree with {proof.source}, no bundle is written",
+        hint="the lines marked failure above say by how much",
+    )
+
+
+def _blamed(source: ModelProto, variant: Variant, images: ParityImages) -> str:
+    """The layer whose precision costs most, in words."""
+    try:
+        return describe_blame(blame(source, variant.model, images.images[spread(IMAGES, len(images.images))]))
+    except ExportError as error:
+        return f"note: which layer is to blame cannot be told: {error}"
 
 
 def _write_golden(path: Path, proof: Proof) -> None:
     """A few inputs, spread over real and synthetic ones, with the reference's logits."""
-    chosen = np.linspace(0, len(proof.images.images) - 1, GOLDEN_IMAGES).astype(int)
+    chosen = spread(GOLDEN_IMAGES, len(proof.images.images))
     np.savez_compressed(path, images=proof.images.images[chosen], logits=proof.reference.logits[chosen])

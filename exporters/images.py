@@ -73,6 +73,11 @@ def _from_directory(directory: Path, preprocessing: Preprocessing) -> ParityImag
     )
 
 
+def spread(count: int, total: int) -> NDArray[np.intp]:
+    """The indices of `count` of `total` things, evenly over all of them; of all where there are fewer."""
+    return np.linspace(0, total - 1, min(count, total)).astype(np.intp)
+
+
 def synthetic_images(size: int) -> NDArray[np.uint8]:
     """32 patterns that stress a network: flat, saturated, periodic, noisy; the same every time."""
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cache
@@ -230,6 +231,7 @@ def test_a_variant_that_disagrees_is_not_written(
     )
     assert done.returncode == 1
     assert "fp16-portable.onnx does not agree with PyTorch" in done.stderr
+    assert re.search(r"fp16: RMS logit error .*\n.*\(PyTorch [\w.]+\): alone it causes", done.stderr)
     assert {path.name: path.read_bytes() for path in output.glob("*")} == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"] * overwrite
 
