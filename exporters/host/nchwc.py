@@ -151,28 +151,28 @@ def _affine(editor: GraphEditor, attention: Attention) -> list[str]:
 
 
 def _weights(editor: GraphEditor, conv: NodeProto, site: Site, tail: _Tail) -> None:
-    """The gate from U's mean, multiplied into the weights and the bias, in standard operators."""
+    """The gate from U's mean, multiplied into the weights and the bias, by onnxruntime's own kernels.
+
+    The convolution of the mean is the mean of the convolution. And its blocked weights lie in memory as an
+    image does, (O / block, I, block): O channels of I pixels, that a depthwise 1x1 Conv scales.
+    """
     attention, layer = site.attention, site.attention.layer
-    blocked, bias = editor.array(conv.input[1]), conv.input[2]
-    outputs, inputs = blocked.shape[:2]
-    blocks = outputs // tail.block
-    by_block = blocked.reshape(blocks, inputs, tail.block)  # [output block][input][output]
-    plain = by_block.transpose(0, 2, 1).reshape(outputs, inputs)
-    mean = editor.reshaped(_pooled(editor, conv.input[0], layer), [-1, inputs])
-    hoisted = editor.constant(f"{layer}.hoisted", plain)
-    z = editor.node("Gemm", [mean, hoisted, bias], f"{layer}.z", transB=1)
+    outputs, inputs = editor.constants[conv.input[1]].dims[:2]
+    pooled = _pooled(editor, conv.input[0], layer)
+    z = editor.node("Conv", [pooled, *conv.input[1:3]], f"{layer}.z", domain=NCHWC, kernel_shape=[1, 1])
     gate = gate_nodes(editor, attention, z, name=_gate(site))
-    by_image = editor.reshaped(gate, [tail.batch, blocks, 1, tail.block])
-    scaled = editor.node("Mul", [editor.constant(f"{layer}.blocked", by_block), by_image], f"{layer}.scaled")
-    weights = editor.reshaped(scaled, [tail.batch * outputs, inputs, 1, 1])
-    gates = editor.reshaped(gate, [tail.batch, outputs])
-    biases = editor.node("Mul", [bias, gates], f"{layer}.biases")
-    _row_conv(
-        editor,
-        tail,
-        [conv.input[0], weights, editor.reshaped(biases, [tail.batch * outputs])],
-        group=tail.batch,
+    image = editor.constant(f"{layer}.image", editor.array(conv.input[1]).reshape(1, outputs, 1, inputs))
+    if tail.batch > 1:  # onnxruntime does this once, when it loads the graph
+        image = editor.node("Concat", [image] * tail.batch, f"{layer}.images", axis=1)
+    rows = tail.batch * outputs
+    filters = editor.reshaped(gate, [rows, 1, 1, 1])
+    scaled = editor.node(
+        "Conv", [image, filters], f"{layer}.scaled", domain=NCHWC, kernel_shape=[1, 1], group=rows
     )
+    weights = editor.reshaped(scaled, [rows, inputs, 1, 1])
+    bias = editor.constant(f"{layer}.bias", np.tile(editor.array(conv.input[2]), tail.batch))
+    biases = editor.node("Mul", [bias, editor.reshaped(gate, [rows])], f"{layer}.biases")
+    _row_conv(editor, tail, [conv.input[0], weights, biases], group=tail.batch)
     editor.replace(conv)
 
 
