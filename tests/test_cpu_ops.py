@@ -180,8 +180,8 @@ def assert_uint8_tail(y: Array, x: Array, identity: Array, gate: Array, scales: 
     term, other = worth[0] * (x - z[0]), worth[1] * (identity - z[1])
     value = term * gate[:, :, None, None] + other
     error = (GATE_ERROR + 3e-7) * np.abs(term) + 3e-7 * np.abs(other) + 3e-7
-    if worth.max() <= 4.001 and gate.max() <= 1:  # else zero points are subtracted before anything is rounded
-        error += 2e-4 * worth.sum()
+    if worth.sum() <= 4.001 and np.abs(gate).max() <= 1:  # in fixed point, with so many bits of fraction
+        error += 2.5 / 2 ** (6 if worth.sum() <= 2 else 5)
     assert y.dtype == np.uint8
     assert (y >= np.clip(np.rint(np.maximum(value - error, 0)) + z[2], 0, 255)).all()
     assert (y <= np.clip(np.rint(np.maximum(value + error, 0)) + z[2], 0, 255)).all()
@@ -678,7 +678,7 @@ def test_a_gate_may_be_large(block: int, gate: float) -> None:
 
 
 @built
-def test_ties_round_to_even_before_the_zero_point_is_added() -> None:
+def test_ties_round_to_a_neighbour_before_the_zero_point_is_added() -> None:
     x = np.zeros((1, 64, 1, 1), np.uint8)
     identity = np.arange(64, dtype=np.uint8).reshape(x.shape)
     inputs = {
@@ -689,7 +689,7 @@ def test_ties_round_to_even_before_the_zero_point_is_added() -> None:
         "zero_points": np.array([0, 0, 3], np.uint8),
     }
     y = run("GateAddQ", Case(n=1, c=64), inputs)
-    assert (y.ravel() == np.rint(identity.ravel() * 0.5) + 3).all()
+    assert (np.abs(y.ravel() - (identity.ravel() * 0.5 + 3)) <= 0.5).all()
 
 
 @built

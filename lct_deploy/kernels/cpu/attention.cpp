@@ -373,7 +373,7 @@ OrtStatus* read_scale(const OrtKernelContext* context, const Kernel& kernel, Uin
     }
     const auto* z = zero_points.as<uint8_t>();
     const float x = s[0] / s[2], identity = s[1] / s[2];
-    scale = {s[0], x, identity, z[0], z[1], z[2], std::max(x, identity) <= kWorthMost};
+    scale = {s[0], x, identity, z[0], z[1], z[2], fraction_bits(x, identity)};
     return nullptr;
 }
 
@@ -440,7 +440,7 @@ OrtStatus* add_gated(const OrtKernelContext* context, const Kernel& kernel, cons
     if constexpr (std::is_same_v<T, uint8_t>) {
         const auto* values = gate.as<float>();
         const auto shrinks = [](float value) { return std::abs(value) <= 1; };
-        known.scale.by_words = tail.scale.by_words && std::all_of(values, values + n * c, shrinks);
+        known.scale.fraction = std::all_of(values, values + n * c, shrinks) ? tail.scale.fraction : 0;
     }
     return add_gated(context, known, gate.as<float>());
 }

@@ -172,69 +172,74 @@ LCT_INLINE void scale_tile(const float* x, const float* identity, float* y, size
     }
 }
 
-// What a step of X, gated, or of identity may be worth in steps of Y for scale_tile_by_words: sums are then
-// far below 2¹⁵ and err by less than 2 · 10⁻³.
-constexpr float kWorthMost = 4.0F;
-
 struct Uint8Scale {
     double unit;        // what a step of X is worth
     float x, identity;  // scales over that of Y
     int x_zero, identity_zero, y_zero;
-    bool by_words;  // whether steps are worth at most kWorthMost
+    int fraction;  // bits of it that words have for scale_tile_by_words; none where they cannot hold the sums
 };
 
-// 1 + byte / 256 of byte k of each lane.
-template <class F, class U> LCT_INLINE void one_to_two(F& value, const U& bytes, int k) {
-    const U moved = k < 2 ? bytes << (15 - 8 * k) : bytes >> (8 * k - 15);
-    reinterpret(value, U((moved & 0x7F8000) | 0x3F800000));
+// The bits of fraction that 16 leave to a sum of 255 steps each of X, gated, and of identity. Two products, two
+// factors and the constant are rounded to them: sums err by 2.5 in the last of them, 1/25 of a step of Y, at most.
+inline int fraction_bits(float x, float identity) {
+    const float worth = x + identity;
+    return worth <= 2.0F ? 6 : worth <= 4.0F ? 5 : 0;
 }
 
-// As scale_tile below, in fewer instructions: a byte at the top of a float's fraction makes 1 + byte / 256,
-// the zero points are part of the constant term, and sums are bounded as words, two in a lane of 32 bits.
+// (a · b + 2¹⁴) / 2¹⁵, rounded down: one instruction where there is one, which compilers find in this form.
+template <int N, class S> LCT_INLINE void multiply_high(S& product, const S& a, const S& b) {
+    int16_t x[N], y[N], high[N];
+    std::memcpy(x, &a, sizeof x);
+    std::memcpy(y, &b, sizeof y);
+    for (int i = 0; i < N; ++i) {
+        high[i] = static_cast<int16_t>(((x[i] * y[i] >> 14) + 1) >> 1);
+    }
+    std::memcpy(&product, high, sizeof high);
+}
+
+inline int16_t to_word(float value) {  // NaN too has a place
+    const float least = value > -32767.0F ? value : -32767.0F;
+    return static_cast<int16_t>(std::lrint(least < 32767.0F ? least : 32767.0F));
+}
+
+// As scale_tile below, in fixed point: bytes at even and those at odd places are words with seven bits of
+// fraction, and all that does not depend on the pixel is one constant.
 template <int N>
 LCT_INLINE void scale_tile_by_words(const uint8_t* x, const uint8_t* identity, uint8_t* y, size_t stride,
                                     size_t pixels, const float* gates, const Uint8Scale& scale) {
-    constexpr int parts = 4, lanes = N / parts;
-    using F = Vector<float, lanes>;
-    using U = Vector<uint32_t, lanes>;
-    using S = Vector<int16_t, 2 * lanes>;
-    float apart[parts][lanes];
-    for (int i = 0; i < lanes; ++i) {
-        for (int k = 0; k < parts; ++k) {
-            apart[k][i] = gates[i * parts + k];
-        }
+    constexpr int parts = std::min(N, 2), lanes = N / parts;
+    using U = Vector<uint16_t, lanes>;
+    using S = Vector<int16_t, lanes>;
+    const float one = static_cast<float>(256 << scale.fraction);
+    const int16_t other = to_word(scale.identity * one);
+    int16_t factors[parts][lanes], constants[parts][lanes];
+    for (int i = 0; i < N; ++i) {
+        const int16_t factor = to_word(gates[i] * scale.x * one);
+        const int zero = (factor * scale.x_zero + other * scale.identity_zero + 128) >> 8;
+        factors[i % parts][i / parts] = factor;
+        constants[i % parts][i / parts] = static_cast<int16_t>((1 << (scale.fraction - 1)) - zero);
     }
-    F x_worth[parts], rest[parts];
-    reinterpret(x_worth, apart);
-    const float x_zero = (256.0F + static_cast<float>(scale.x_zero)) / 256.0F;
-    const float identity_zero = 256.0F + static_cast<float>(scale.identity_zero);
-    for (int k = 0; k < parts; ++k) {
-        x_worth[k] *= scale.x * 256.0F;
-        rest[k] = -x_worth[k] * x_zero - scale.identity * identity_zero;
-    }
-    const F identity_worth = F{} + scale.identity * 256.0F;
-    const S zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
-    const U y_zeros = U{} + static_cast<uint32_t>(scale.y_zero) * 0x01010101;
+    S factor[parts], constant[parts];
+    reinterpret(factor, factors);
+    reinterpret(constant, constants);
+    const S identity_factor = S{} + other, zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
+    const U y_zeros = U{} + static_cast<uint16_t>(scale.y_zero * 0x0101);
     for (size_t at = 0; at < pixels * stride; at += stride) {
-        U x_bytes, identity_bytes, sums[parts];
-        load(x_bytes, x + at);
-        load(identity_bytes, identity + at);
+        U x_bytes = {}, identity_bytes = {}, y_bytes = y_zeros;
+        std::memcpy(&x_bytes, x + at, N);
+        std::memcpy(&identity_bytes, identity + at, N);
         LCT_UNROLL for (int k = 0; k < parts; ++k) {
-            F value, other;
-            one_to_two<F>(value, x_bytes, k);
-            one_to_two<F>(other, identity_bytes, k);
-            value = value * x_worth[k] + (other * identity_worth + rest[k]);
-            reinterpret(sums[k], F(value + kRounder));
+            S value, addend;
+            reinterpret(value, U((k == 0 ? x_bytes << 7 : x_bytes >> 1) & 0x7F80));
+            reinterpret(addend, U((k == 0 ? identity_bytes << 7 : identity_bytes >> 1) & 0x7F80));
+            multiply_high<lanes>(value, value, factor[k]);
+            multiply_high<lanes>(addend, addend, identity_factor);
+            S sum = (value + constant[k] + addend) >> scale.fraction;
+            sum = sum > zero ? sum : zero;
+            sum = sum < top ? sum : top;
+            y_bytes += U(sum) << (8 * k);
         }
-        U words[2];
-        LCT_UNROLL for (int k = 0; k < 2; ++k) {
-            S word;
-            reinterpret(word, U((sums[k] & 0xFFFF) | sums[k + 2] << 16));
-            word = word > zero ? word : zero;
-            word = word < top ? word : top;
-            reinterpret(words[k], word);
-        }
-        store(y + at, U((words[0] | words[1] << 8) + y_zeros));
+        std::memcpy(y + at, &y_bytes, N);
     }
 }
 
@@ -242,11 +247,9 @@ LCT_INLINE void scale_tile_by_words(const uint8_t* x, const uint8_t* identity, u
 template <int N, int W>
 LCT_INLINE void scale_tile(const uint8_t* x, const uint8_t* identity, uint8_t* y, size_t stride,
                            size_t pixels, const float* gates, const Uint8Scale& scale) {
-    if constexpr (N == 4 * W) {
-        if (scale.by_words) {
-            scale_tile_by_words<N>(x, identity, y, stride, pixels, gates, scale);
-            return;
-        }
+    if (scale.fraction > 0) {
+        scale_tile_by_words<N>(x, identity, y, stride, pixels, gates, scale);
+        return;
     }
     constexpr int parts = std::min(N, 4), lanes = N / parts;
     using F = Vector<float, lanes>;
