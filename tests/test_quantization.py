@@ -218,7 +218,9 @@ def test_convolutions_additions_and_classifier_read_eight_bits(arch: str, target
         values = initializers(model)[dequantize.input[0]]
         assert dequantize.op_type == "DequantizeLinear"
         assert values.dtype == np.int8
-        assert np.abs(values.reshape(len(values), -1)).max(axis=1).min() == 127
+        peaks = np.abs(values.reshape(len(values), -1)).max(axis=1)
+        # For onnxruntime two neighbours share what int16 holds of their products.
+        assert peaks.min() >= (127 if target == "tensorrt" else 63)
         assert not initializers(model)[dequantize.input[2]].any()
     for node in nodes(model, "Add"):
         makers = {maker(model, name).op_type for name in node.input}
@@ -429,10 +431,12 @@ WEIGHTS = hnp.arrays(
 
 
 @settings(max_examples=200, deadline=None)
-@given(WEIGHTS, st.floats(-1e6, 1e6, width=32), st.floats(2**-20, 10, width=32))
-def test_weights_and_biases_are_within_half_a_step(weights: np.ndarray, bias: float, scale: float) -> None:
+@given(WEIGHTS, st.floats(-1e6, 1e6, width=32), st.floats(2**-20, 10, width=32), st.sampled_from(TARGETS))
+def test_weights_and_biases_are_within_half_a_step(
+    weights: np.ndarray, bias: float, scale: float, target: Target
+) -> None:
     biases, input_scale = np.full(len(weights), bias, np.float32), np.array(scale, np.float32)
-    integer = numerics.weights(weights, biases, input_scale)
+    integer = numerics.weights(weights, biases, input_scale, target)
     restored = integer.values * integer.scale[:, None]
     assert (np.abs(restored - weights) <= 0.5001 * integer.scale[:, None]).all()
     quantized = numerics.integer_bias(biases, integer.scale, input_scale)
@@ -440,11 +444,34 @@ def test_weights_and_biases_are_within_half_a_step(weights: np.ndarray, bias: fl
     assert (np.abs(quantized * step - biases) <= 0.501 * step + 1e-6 * abs(bias)).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(WEIGHTS)
+def test_two_products_of_neighbours_fit_in_sixteen_bits(weights: np.ndarray) -> None:
+    biases = np.zeros(len(weights), np.float32)
+    values = numerics.weights(weights, biases, np.array(1, np.float32), "onnxruntime").values
+    pairs = np.pad(values.astype(int), ((0, 0), (0, values.shape[1] % 2))).reshape(len(values), -1, 2)
+    for sign in (1, -1):
+        assert 255 * np.maximum(sign * pairs, 0).sum(axis=2).max() <= np.iinfo(np.int16).max
+
+
+@pytest.mark.parametrize("arch", ["lct_resnet18", "lct_resnet26", "lct_resnet20"])
+def test_processors_without_vnni_give_the_same_answer(arch: str) -> None:
+    """onnxruntime can be asked for kernels that never saturate: where they differ, its usual ones do."""
+    integer = int8(arch, "onnxruntime")
+    images = np.concatenate([noise(2), np.full_like(noise(1), 255)])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    exact = onnxruntime.InferenceSession(
+        integer.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    ).run(["logits"], {"image": images})[0]
+    np.testing.assert_array_equal(run(integer, images), exact)
+
+
 def test_a_channel_without_weights_keeps_its_bias() -> None:
     weights = np.zeros((2, 3, 1, 1), np.float32)
     weights[1] = 1
     bias, input_scale = np.array([5.0, 5.0], np.float32), np.array(0.01, np.float32)
-    integer = numerics.weights(weights, bias, input_scale)
+    integer = numerics.weights(weights, bias, input_scale, "onnxruntime")
     quantized = numerics.integer_bias(bias, integer.scale, input_scale)
     np.testing.assert_allclose(quantized * integer.scale * 0.01, bias, rtol=1e-2)
 

@@ -11,6 +11,7 @@ from exporters.quantization.placement import Target
 # The smallest scale: below it the product of two, a bias's scale, would not be a normal float32.
 _MIN_SCALE = 1e-18
 _BIAS_LIMIT = 2**30
+_PAIR_LIMIT = 127.5  # 255 · 128 fits in int16, and rounding may add a half to each of the two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +40,12 @@ def activation(range_: Range, target: Target) -> Affine:
 
 
 def weights(
-    values: NDArray[np.float32], bias: NDArray[np.float32], input_scale: NDArray[np.float32]
+    values: NDArray[np.float32], bias: NDArray[np.float32], input_scale: NDArray[np.float32], target: Target
 ) -> IntegerWeights:
-    """Symmetric int8 per output channel.
-
-    All eight bits are used: onnxruntime multiplies u8 by s8 exactly with VNNI or AMX. Its kernels for
-    CPUs that have neither add pairs of products in int16, which saturates for large weights; seven
-    bits would avoid it there and cost accuracy everywhere else.
-    """
+    """Symmetric int8 per output channel, of a convolution (out, in, …) or a linear layer (out, in)."""
     peak = np.abs(values).reshape(len(values), -1).max(axis=1) / 127
+    if target == "onnxruntime":
+        peak = np.maximum(peak, _pair_peak(values) / _PAIR_LIMIT)
     # A channel that BatchNorm switched off has weights of zero and still a bias to represent.
     floor = np.abs(bias) / (input_scale * _BIAS_LIMIT)
     scale = np.maximum(np.maximum(peak, floor), _MIN_SCALE).astype(np.float32)
@@ -55,6 +53,19 @@ def weights(
     return IntegerWeights(
         values=np.clip(np.round(values / scale.reshape(shape)), -127, 127).astype(np.int8), scale=scale
     )
+
+
+def _pair_peak(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest sum of two neighbouring weights of one sign, by output channel.
+
+    On CPUs without VNNI onnxruntime adds the products of two bytes and two weights in int16, which
+    saturates where such a sum is over 128 steps. Neighbours are input channels of one pixel; where these
+    are odd in number, as the pixels of a window lie one behind the other.
+    """
+    flat = np.moveaxis(values, 1, -1).reshape(len(values), -1)
+    pairs = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2))).reshape(len(flat), -1, 2)
+    positive, negative = (np.maximum(sign * pairs, 0).sum(axis=2).max(axis=1) for sign in (1, -1))
+    return np.maximum(positive, negative)
 
 
 def integer_bias(

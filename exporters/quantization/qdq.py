@@ -81,7 +81,7 @@ class _Writer:
         """Weights in int8, and for onnxruntime the bias in int32."""
         data, weight, bias = node.input
         scale = self.scales[data]
-        integer = numerics.weights(self.values[weight], self.values[bias], scale)
+        integer = numerics.weights(self.values[weight], self.values[bias], scale, self.target)
         node.input[1] = self._constant(node, weight, integer.values, integer.scale, "weight")
         if self.target == "onnxruntime":
             values = numerics.integer_bias(self.values[bias], integer.scale, scale)
