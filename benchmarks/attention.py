@@ -1,18 +1,19 @@
 """What attention costs on the CPU: every form of LCT and SE beside the plain network, in one process.
 
-`python -m benchmarks.attention` interleaves all forms of one precision and batch, so that what else the
-machine does meets all of them, and writes every sample to benchmarks/results/attention.csv.
-`python -m benchmarks.attention_report` makes the tables and the plot of it.
+`python -m benchmarks.attention` times each form right before or after the plain network, so that what else
+the machine does meets both, and writes every pair to benchmarks/results/attention-MACHINE.csv.
+`python -m benchmarks.attention_report` makes the tables and the plots of all machines.
 
     default   a plain torch.onnx.export, for int8 with onnxruntime's quantize_static as it comes
     portable  the bundle's graph: one function a block        onnxruntime   `--for onnxruntime`
     stock     `compile` without the op library                library       `compile` with it
+    floor     the network's arithmetic at the rate of one convolution: benchmarks.floors
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
+from benchmarks.environment import machine_name
+from benchmarks.floors import floors, network_operations
 from benchmarks.networks import random_network
 from benchmarks.rows import RESULTS, write_rows
 from exporters.functions import with_layer_normalization
@@ -43,16 +46,30 @@ from lct_deploy.runtime.base import available_cores
 
 SIZE = 224
 PREPROCESSING = evaluation_preprocessing(SIZE)
-MODELS = ("resnet50", "lct_resnet50", "se_resnet50")
+PLAIN = "resnet50"
+MODELS = (PLAIN, "lct_resnet50", "se_resnet50")
 CALIBRATION = 16
+COMPILED = {"stock": False, "library": True}  # what `compile` makes, and whether with our op library
+SELDOM = 4  # other forms are timed in each fourth round only: their ratios are far from one
 
 Images = NDArray[np.uint8]
 Runner = Callable[[Images], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One timed inference: `round` tells which samples were taken one after the other."""
+class Contestant:
+    """A form of a network, and the plain network that it is timed beside; a floor stands alone."""
+
+    model: str
+    form: str
+    run: Runner
+    base: Runner | None
+    scale: float = 1.0  # of its time: to that of the whole network's arithmetic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two inferences, one right after the other; `base_milliseconds` is the plain network's."""
 
     model: str
     form: str
@@ -61,6 +78,7 @@ class Sample:
     threads: int
     round: int
     milliseconds: float
+    base_milliseconds: float | None
 
 
 def main() -> None:
@@ -68,18 +86,22 @@ def main() -> None:
     threads = available_cores()
     torch.set_num_threads(threads)
     networks = {arch: random_network(arch) for arch in MODELS}
-    samples: list[Sample] = []
+    pairs: list[Pair] = []
     with tempfile.TemporaryDirectory() as directory:
         for precision in arguments.precision:
             graphs = {
                 arch: _graphs(network, precision, Path(directory)) for arch, network in networks.items()
             }
             for batch in arguments.batch:
-                rounds = max(arguments.rounds // batch, 12)
+                rounds = max(3 * arguments.rounds // (batch + 2), 12)
                 # Apart: torch's threads spin after their work, on the cores of whoever comes next.
-                for runners in (_sessions(graphs, precision, batch, threads), _eager(networks, precision)):
-                    samples += _measure(dict(runners), precision, batch, threads, rounds)
-    write_rows(arguments.output, [asdict(sample) for sample in samples])
+                for contestants in (
+                    _sessions(graphs, precision, batch, threads),
+                    _torch_networks(networks, precision),
+                    _floors(graphs[PLAIN]["portable"], precision, batch, threads),
+                ):
+                    pairs += _measure(list(contestants), precision, batch, threads, rounds)
+    write_rows(arguments.output, [asdict(pair) for pair in pairs])
 
 
 def _arguments() -> argparse.Namespace:
@@ -87,7 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=120, help="at batch 1; fewer at larger ones")
-    parser.add_argument("--output", type=Path, default=RESULTS / "attention.csv")
+    parser.add_argument("--output", type=Path, default=RESULTS / f"attention-{machine_name()}.csv")
     return parser.parse_args()
 
 
@@ -132,23 +154,44 @@ def _quantize_static(model: ModelProto, directory: Path) -> ModelProto:
 
 def _sessions(
     graphs: dict[str, dict[str, ModelProto]], precision: Precision, batch: int, threads: int
-) -> Iterator[tuple[tuple[str, str], Runner]]:
-    for arch, forms in graphs.items():
-        plain = arch == "resnet50"
-        for form in ("portable",) if plain else forms:
-            yield (arch, form), _session(forms[form], threads)
-        for form, library in (("stock", False), ("library", True)):
-            if not plain and (op_library() is not None or not library):
-                graph = lay_out(forms["portable"], precision, batch=batch, library=library)
-                yield (arch, form), _session(graph.model, threads)
+) -> Iterator[Contestant]:
+    plain = lay_out(graphs[PLAIN]["portable"], precision, batch=batch, library=False)
+    base = _session(plain.model, threads)
+    for arch in MODELS[1:]:
+        forms = dict(graphs[arch])
+        for form, library in COMPILED.items():
+            if op_library() is not None or not library:
+                forms[form] = lay_out(forms["portable"], precision, batch=batch, library=library).model
+        for form, graph in forms.items():
+            yield Contestant(model=arch, form=form, run=_session(graph, threads), base=base)
 
 
-def _eager(networks: dict[str, ResNet], precision: Precision) -> Iterator[tuple[tuple[str, str], Runner]]:
-    for arch, network in networks.items() if precision == "fp32" else ():
-        classifier = ImageClassifier(network, PREPROCESSING).eval()
-        classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        yield (arch, "torch eager"), _torch(classifier)
-        yield (arch, "torch compile"), _torch(torch.compile(classifier))
+def _torch_networks(networks: dict[str, ResNet], precision: Precision) -> Iterator[Contestant]:
+    if precision != "fp32":
+        return
+    for form, prepare in {"torch eager": _torch, "torch compile": _torch_compiled}.items():
+        base = prepare(_classifier(networks[PLAIN]))
+        for arch in MODELS[1:]:
+            yield Contestant(model=arch, form=form, run=prepare(_classifier(networks[arch])), base=base)
+
+
+def _classifier(network: ResNet) -> ImageClassifier:
+    classifier = ImageClassifier(network, PREPROCESSING).eval()
+    classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return classifier
+
+
+def _floors(plain: ModelProto, precision: Precision, batch: int, threads: int) -> Iterator[Contestant]:
+    """The time that the network's arithmetic would take at the rate of one convolution."""
+    operations = batch * network_operations(plain)
+    for floor in floors(precision, batch, threads):
+        yield Contestant(
+            model="floor",
+            form=floor.name,
+            run=lambda _, floor=floor: floor.run(),
+            base=None,
+            scale=operations / floor.operations,
+        )
 
 
 def _session(model: ModelProto, threads: int) -> Runner:
@@ -177,35 +220,50 @@ def _torch(classifier: Callable[[torch.Tensor], torch.Tensor]) -> Runner:
     return run
 
 
+def _torch_compiled(classifier: ImageClassifier) -> Runner:
+    return _torch(torch.compile(classifier))
+
+
 def _measure(
-    runners: dict[tuple[str, str], Runner], precision: str, batch: int, threads: int, rounds: int
-) -> list[Sample]:
-    """Every form once a round, in an order that changes from round to round."""
+    contestants: list[Contestant], precision: str, batch: int, threads: int, rounds: int
+) -> list[Pair]:
+    """Every contestant beside its base, in an order that changes from round to round."""
     images = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
-    for run in runners.values():
+    for contestant in contestants:
         for _ in range(3):
-            run(images)
-    samples: list[Sample] = []
+            contestant.run(images)
     order = np.random.default_rng(1)
-    keys = list(runners)
+    pairs: list[Pair] = []
     for number in track(range(rounds), f"{precision}, batch {batch}", total=rounds):
-        for index in order.permutation(len(keys)):
-            started = time.perf_counter()
-            runners[keys[index]](images)
-            milliseconds = 1e3 * (time.perf_counter() - started)
-            model, form = keys[index]
-            samples.append(
-                Sample(
-                    model=model,
-                    form=form,
+        due = [c for c in contestants if c.form in COMPILED or number % SELDOM == 0]
+        for index in order.permutation(len(due)):
+            contestant = due[index]
+            runners = [contestant.run, *([contestant.base] if contestant.base else [])]
+            first, *second = _timed(runners, images, backwards=bool(order.integers(2)))
+            pairs.append(
+                Pair(
+                    model=contestant.model,
+                    form=contestant.form,
                     precision=precision,
                     batch=batch,
                     threads=threads,
                     round=number,
-                    milliseconds=round(milliseconds, 3),
+                    milliseconds=round(first * contestant.scale, 3),
+                    base_milliseconds=round(second[0], 3) if second else None,
                 )
             )
-    return samples
+    return pairs
+
+
+def _timed(runners: Iterable[Runner], images: Images, *, backwards: bool) -> list[float]:
+    """Milliseconds of each runner, run one after the other, the last first where asked."""
+    ordered = list(runners)[:: -1 if backwards else 1]
+    times: list[float] = []
+    for run in ordered:
+        started = time.perf_counter()
+        run(images)
+        times.append(1e3 * (time.perf_counter() - started))
+    return times[:: -1 if backwards else 1]
 
 
 if __name__ == "__main__":
