@@ -151,7 +151,10 @@ def drain(stream: int) -> None:
 
 @contextmanager
 def captured(stream: int, enqueue: Callable[[], None]) -> Generator[Callable[[], None]]:
-    """All that `enqueue` puts on `stream` as one CUDA graph; the value puts it there."""
+    """All that `enqueue` puts on `stream` as one CUDA graph; the value puts it there.
+
+    What `enqueue` refers to lives as long as the graph, which does not hold it itself.
+    """
     executable = _instantiate(stream, enqueue)
 
     def launch() -> None:

@@ -1,33 +1,26 @@
 """An engine in memory: its batches, its tensors, and the contexts that run it."""
 
-import functools
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lct_deploy.errors import BundleError, DeviceError
-from lct_deploy.runtime.buckets import BatchRange, bucket_sizes
+from lct_deploy.runtime.buckets import BatchRange, bucket_sizes, profile_of
 from lct_deploy.runtime.flavours import Flavour
 from lct_deploy.runtime.rtx_cache import RtxCache
+from lct_deploy.runtime.trt_log import Messages, listening, logger
 
 IMAGE, LOGITS = "image", "logits"
 
 
-@functools.cache
-def flavour_log(flavour: Flavour) -> Any:
-    """The last errors of a flavour, `errors`: TensorRT keeps to the first logger that it is given."""
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A stream, and addresses on the GPU: of the activations, the images and the logits."""
 
-    class Log(flavour.module.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: deque[str] = deque(maxlen=20)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (flavour.module.ILogger.ERROR, flavour.module.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Log()
+    stream: int
+    scratch: int
+    images: int
+    logits: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +43,25 @@ class Engine:
         """What a context needs for its activations."""
         return self.plan.device_memory_size_v2
 
-    def context(self, cache: RtxCache | None, *, cuda_graphs: bool) -> Any:
-        """A context without activation memory, which `set_device_memory` gives it.
+    def context(self, bucket: int, memory: Memory, cache: RtxCache | None, *, cuda_graphs: bool) -> Any:
+        """What runs `bucket` images in `memory`.
 
         On RTX it makes its own CUDA graph, and compiles its kernels through `cache`.
         """
+        with listening(self.flavour) as messages:
+            context = self.plan.create_execution_context(self._config(cache, cuda_graphs=cuda_graphs))
+            if context is None or not self._bind(context, bucket, memory):
+                raise _failure(f"TensorRT does not prepare a batch of {bucket}", messages)
+        return context
+
+    def enqueue(self, context: Any, stream: int) -> None:
+        """Put an inference on `stream`; raises DeviceError, with TensorRT's reason, where it will not."""
+        with listening(self.flavour) as messages:
+            done = context.execute_async_v3(stream)
+        if not done:
+            raise _failure("TensorRT does not run this batch", messages)
+
+    def _config(self, cache: RtxCache | None, *, cuda_graphs: bool) -> Any:
         trt = self.flavour.module
         config = self.plan.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -65,27 +72,30 @@ class Engine:
             specialization = trt.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
             cache.attach(config)
-        context = self.plan.create_execution_context(config)
-        if context is None:
-            raise self.failure("TensorRT makes no execution context")
-        return context
+        return config
 
-    def failure(self, what: str) -> DeviceError:
-        """`what`, with what TensorRT said about it."""
-        return DeviceError(f"{what}: {_said(self.flavour)}", hint=_hint(_said(self.flavour)))
+    def _bind(self, context: Any, bucket: int, memory: Memory) -> bool:
+        context.set_device_memory(memory.scratch, self.scratch_bytes)
+        return (
+            context.set_optimization_profile_async(profile_of(bucket, self.ranges), memory.stream)
+            and context.set_input_shape(IMAGE, (bucket, self.height, self.width, 3))
+            and context.set_tensor_address(IMAGE, memory.images)
+            and context.set_tensor_address(LOGITS, memory.logits)
+        )
 
 
-def load_engine(path: Path, flavour: Flavour, *, rebuild: str | None) -> Engine:
-    """Deserialize the engine at `path`.
+def load_engine(path: Path, flavour: Flavour, *, rebuild: str, host_code: bool = False) -> Engine:
+    """Deserialize the engine at `path`; `host_code` lets it bring code for the CPU.
 
     Raises BundleError, with the command `rebuild`, where it is damaged or not one of ours.
     """
-    log = flavour_log(flavour)
-    log.errors.clear()
-    runtime = flavour.module.Runtime(log)
-    plan = runtime.deserialize_cuda_engine(path.read_bytes())
+    runtime = flavour.module.Runtime(logger(flavour))
+    # A version-compatible engine brings a part of the TensorRT that built it.
+    runtime.engine_host_code_allowed = host_code
+    with listening(flavour) as messages:
+        plan = runtime.deserialize_cuda_engine(path.read_bytes())
     if plan is None:
-        raise BundleError(f"{path}: {flavour.name} cannot load this engine: {_said(flavour)}", hint=rebuild)
+        raise BundleError(f"{path}: {flavour.name} cannot load this engine: {_said(messages)}", hint=rebuild)
     problem = _tensor_problem(plan, flavour.module)
     if problem:
         raise BundleError(f"{path}: not an engine of a bundle's graph: {problem}", hint=rebuild)
@@ -113,10 +123,12 @@ def _tensor_problem(plan: Any, trt: Any) -> str | None:
     return None
 
 
-def _said(flavour: Flavour) -> str:
-    return "; ".join(flavour_log(flavour).errors) or "it does not say why"
+def _failure(what: str, messages: Messages) -> DeviceError:
+    said = _said(messages)
+    memory = "out of memory" in said.lower() or "outofmemory" in said.lower()
+    hint = "an engine for smaller batches, or fewer --streams, takes less memory" if memory else None
+    return DeviceError(f"{what}: {said}", hint=hint)
 
 
-def _hint(said: str) -> str | None:
-    out_of_memory = "out of memory" in said.lower() or "outofmemory" in said.lower()
-    return "an engine for smaller batches, or fewer --streams, takes less memory" if out_of_memory else None
+def _said(messages: Messages) -> str:
+    return "; ".join(messages.reasons()) or "it does not say why"

@@ -9,6 +9,9 @@ from lct_deploy.errors import BundleError, RuntimeUnavailableError
 from lct_deploy.manifest import Artifact, Precision, Profile
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 
+_ANY_VERSION, _ANY_GPU = "version-compatible", "hardware-compatible"
+_AMPERE = 80  # the least compute capability that hardware-compatible engines run on
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -57,12 +60,35 @@ def choose_engine(bundle: Bundle, name: FlavourName, precision: Precision | None
 def misfits(engine: Artifact, place: Place) -> list[str]:
     """What an engine was compiled for and `place` is not."""
     wrong: list[str] = []
-    version = engine.versions.get(engine.runtime)
-    if version != place.version:
+    version = engine.versions.get(engine.runtime, "unknown")
+    if not _runs_version(engine, version, place.version):
         wrong.append(f"{engine.runtime} {version}, here it is {place.version}")
-    if place.gpu not in (engine.gpu or "").split(","):
+    if not _runs_gpu(engine, place.gpu):
         wrong.append(f"GPUs of {engine.gpu}, this one is {place.gpu}")
     return wrong
+
+
+def _runs_version(engine: Artifact, built: str, here: str) -> bool:
+    """A version-compatible engine runs on its own version and all later ones of the same major."""
+    if not is_version_compatible(engine):
+        return built == here
+    old, new = (tuple(map(int, version.split("."))) for version in (built, here))
+    return old[0] == new[0] and old <= new
+
+
+def _runs_gpu(engine: Artifact, here: str) -> bool:
+    if _compatible(engine, _ANY_GPU):
+        return int(here.removeprefix("sm")) >= _AMPERE
+    return here in (engine.gpu or "").split(",")
+
+
+def is_version_compatible(engine: Artifact) -> bool:
+    """Whether an engine runs on later versions of its TensorRT."""
+    return _compatible(engine, _ANY_VERSION)
+
+
+def _compatible(engine: Artifact, flag: str) -> bool:
+    return engine.build is not None and flag.replace("-", " ") in engine.build.options
 
 
 def check_verified(bundle: Bundle, engine: Artifact) -> None:
@@ -79,10 +105,10 @@ def rebuild_command(bundle: Path, engine: Artifact, place: Place | None = None) 
     """What makes this engine again, for the GPU of `place` where RTX can be told one."""
     command = ["lct-deploy", "compile", str(bundle), "--runtime", engine.runtime]
     command += ["--precision", engine.precision]
-    for profile in engine.profiles:
-        command += ["--batch", _batch(profile)]
+    command += ["--batch", ",".join(map(_batch, engine.profiles))]
     if engine.build is not None and engine.build.attention == "plugin":
         command += ["--attention", "plugin"]
+    command += [f"--{name}" for name in (_ANY_VERSION, _ANY_GPU) if _compatible(engine, name)]
     if engine.runtime == "tensorrt-rtx":
         command += ["--gpu", place.gpu if place else engine.gpu or ""]
     return shlex.join(command)

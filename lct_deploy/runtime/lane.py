@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lct_deploy.runtime import cuda
-from lct_deploy.runtime.buckets import profile_of
-from lct_deploy.runtime.engine import IMAGE, LOGITS, Engine
+from lct_deploy.runtime.engine import Engine, Memory
 from lct_deploy.runtime.rtx_cache import RtxCache
 
 
@@ -24,6 +22,7 @@ class Lane:
     def __init__(self, engine: Engine, cache: RtxCache | None, *, cuda_graphs: bool) -> None:
         self._engine, self._cache, self._cuda_graphs = engine, cache, cuda_graphs
         self._held = ExitStack()
+        self._stream = self._held.enter_context(cuda.new_stream())
         self._launch: dict[int, Callable[[], None]] = {}
         try:
             self._allocate()
@@ -41,50 +40,35 @@ class Lane:
         return self._logits[: len(images)].copy()
 
     def close(self) -> None:
+        cuda.drain(self._stream)
         self._held.close()
 
     def _allocate(self) -> None:
         engine, hold = self._engine, self._held.enter_context
         largest = engine.buckets[-1]
-        self._stream = hold(cuda.new_stream())
         self._images = hold(cuda.pinned_array((largest, engine.height, engine.width, 3), np.uint8))
         self._logits = hold(cuda.pinned_array((largest, engine.classes), np.float32))
-        self._device_images = hold(cuda.device_memory(self._images.nbytes, f"{largest} images"))
-        self._device_logits = hold(cuda.device_memory(self._logits.nbytes, "logits"))
-        self._scratch = hold(cuda.device_memory(engine.scratch_bytes, "activations"))
+        self._memory = Memory(
+            stream=self._stream,
+            scratch=hold(cuda.device_memory(engine.scratch_bytes, "activations")),
+            images=hold(cuda.device_memory(self._images.nbytes, f"{largest} images")),
+            logits=hold(cuda.device_memory(self._logits.nbytes, "logits")),
+        )
         self._held.callback(self._launch.clear)  # the contexts, before the memory that they use
 
     def _prepare(self, bucket: int) -> Callable[[], None]:
         """What runs `bucket` images; it has run once when this returns."""
-        context = self._context(bucket)
+        memory, stream = self._memory, self._stream
+        context = self._engine.context(bucket, memory, self._cache, cuda_graphs=self._cuda_graphs)
 
         def enqueue() -> None:
-            self._enqueue(context, bucket)
+            cuda.copy_to_device(memory.images, self._images[:bucket], stream)
+            self._engine.enqueue(context, stream)
+            cuda.copy_to_host(self._logits[:bucket], memory.logits, stream)
 
-        self._held.callback(cuda.drain, self._stream)
         enqueue()
-        cuda.wait(self._stream)
+        cuda.wait(stream)
         # RTX makes its graph itself.
         if self._cuda_graphs and self._cache is None:
-            return self._held.enter_context(cuda.captured(self._stream, enqueue))
+            return self._held.enter_context(cuda.captured(stream, enqueue))
         return enqueue
-
-    def _context(self, bucket: int) -> Any:
-        engine = self._engine
-        context = engine.context(self._cache, cuda_graphs=self._cuda_graphs)
-        context.set_device_memory(self._scratch, engine.scratch_bytes)
-        done = (
-            context.set_optimization_profile_async(profile_of(bucket, engine.ranges), self._stream)
-            and context.set_input_shape(IMAGE, (bucket, engine.height, engine.width, 3))
-            and context.set_tensor_address(IMAGE, self._device_images)
-            and context.set_tensor_address(LOGITS, self._device_logits)
-        )
-        if not done:
-            raise engine.failure(f"TensorRT does not accept a batch of {bucket}")
-        return context
-
-    def _enqueue(self, context: Any, bucket: int) -> None:
-        cuda.copy_to_device(self._device_images, self._images[:bucket], self._stream)
-        if not context.execute_async_v3(self._stream):
-            raise self._engine.failure(f"TensorRT does not run a batch of {bucket}")
-        cuda.copy_to_host(self._logits[:bucket], self._device_logits, self._stream)

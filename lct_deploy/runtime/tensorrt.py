@@ -14,7 +14,7 @@ from lct_deploy.runtime import cuda
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
 from lct_deploy.runtime.buckets import split
 from lct_deploy.runtime.engine import Engine, load_engine
-from lct_deploy.runtime.engines import rebuild_command
+from lct_deploy.runtime.engines import is_version_compatible, rebuild_command
 from lct_deploy.runtime.flavours import Flavour, FlavourName, driver_version, gpu_capability, load_flavour
 from lct_deploy.runtime.lane import Lane
 from lct_deploy.runtime.rtx_cache import RtxCache
@@ -37,7 +37,12 @@ class TensorRtRuntime:
         flavour = load_flavour(cast("FlavourName", artifact.runtime))
         device = cuda.device_name()
         _register_plugins(artifact, flavour)
-        engine = load_engine(path, flavour, rebuild=rebuild_command(path.parent.parent, artifact))
+        engine = load_engine(
+            path,
+            flavour,
+            rebuild=rebuild_command(path.parent.parent, artifact),
+            host_code=is_version_compatible(artifact),
+        )
         cache = _cache(artifact, flavour)
         lanes = _lanes(engine, cache, options)
         if cache is not None:
