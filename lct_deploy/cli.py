@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -19,6 +19,9 @@ from lct_deploy.report import describe_bundle, describe_parity
 from lct_deploy.runtime.flavours import FlavourName, is_flavour
 from lct_deploy.validation import validate
 
+if TYPE_CHECKING:
+    from lct_deploy.runtime import RuntimeOptions
+
 app = typer.Typer(
     name="lct-deploy",
     help="Trained LCT-ResNet checkpoints to production endpoints, proven equal to PyTorch.",
@@ -27,7 +30,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RuntimeOption = Annotated[str, typer.Option(help="onnxruntime.")]
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(envvar="LCT_PROVIDER", help="onnxruntime's: cpu, cuda or tensorrt; default: cpu."),
+]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8; default: what the bundle was exported for."),
@@ -283,6 +290,7 @@ def verify_command(
         Path | None, typer.Option(help="At least 256 images to measure on; with --bisect 16 of them.")
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
     bisect: Annotated[
         bool,
@@ -290,15 +298,23 @@ def verify_command(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare a bundle with its checkpoint or, without one, with its golden logits."""
+    """Compare a bundle with its checkpoint or, without one, with its golden logits.
+
+    An engine that agrees with the golden logits on this GPU may be served from then on.
+    """
     opened, wanted = open_bundle(bundle), _precision(precision)
+    if provider not in (None, "cpu") and (bisect or checkpoint is not None):
+        raise UsageError(
+            "only the golden logits are compared on other providers than cpu",
+            hint="drop --provider (LCT_PROVIDER), or --checkpoint and --bisect",
+        )
     if bisect:
         if checkpoint is not None:
             raise UsageError("--bisect compares with the bundle's own fp32 graph", hint="drop --checkpoint")
         _bisect(opened, runtime, wanted, images, json=json)
         return
     if checkpoint is None:
-        _verify_golden(opened, runtime, wanted, json=json)
+        _verify_golden(opened, runtime, provider, wanted, json=json)
         return
     with _extra("export"):
         from exporters.verify import verify_bundle
@@ -322,12 +338,12 @@ def _bisect(
     print(found.model_dump_json(indent=2) if json else describe_blame(found))
 
 
-def _verify_golden(bundle: Bundle, runtime: str, precision: Precision | None, *, json: bool) -> None:
-    from lct_deploy.golden import check_golden
-    from lct_deploy.runtime import RuntimeOptions, open_bundled
+def _verify_golden(
+    bundle: Bundle, runtime: str, provider: str | None, precision: Precision | None, *, json: bool
+) -> None:
+    from lct_deploy.golden import verify_golden
 
-    with closing(open_bundled(bundle, runtime, RuntimeOptions(), precision)) as opened:
-        parity = check_golden(bundle, opened)
+    parity = verify_golden(bundle, runtime, _runtime_options(provider), precision, command=_command())
     print(
         parity.model_dump_json(indent=2)
         if json
@@ -341,15 +357,16 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     top_k: Annotated[int, typer.Option(min=1)] = 5,
     runtime: RuntimeOption = "onnxruntime",
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
     json: JsonOption = False,
 ) -> None:
     """Classify image files."""
     from lct_deploy.predictions import predict_files
-    from lct_deploy.runtime import RuntimeOptions, open_bundled
+    from lct_deploy.runtime import open_bundled
 
-    opened = open_bundle(bundle)
-    with closing(open_bundled(opened, runtime, RuntimeOptions(), _precision(precision))) as engine:
+    opened, options = open_bundle(bundle), _runtime_options(provider)
+    with closing(open_bundled(opened, runtime, options, _precision(precision))) as engine:
         report = predict_files(opened, engine, images, k=top_k)
     if json:
         print(report.model_dump_json(indent=2))
@@ -372,8 +389,13 @@ def serve_command(
     bundles: Annotated[list[Path], typer.Argument(help="One or more bundles.")],
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="Default onnxruntime.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime (default), tensorrt, tensorrt-rtx.")
+    ] = None,
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
+    streams: Annotated[int | None, typer.Option(help="TensorRT: calls that run side by side.")] = None,
+    cuda_graphs: Annotated[bool | None, typer.Option(help="TensorRT: on, unless told otherwise.")] = None,
     intra_op_threads: Annotated[int | None, typer.Option(help="Threads of one inference.")] = None,
     decode_threads: Annotated[int | None, typer.Option(help="Threads that decode images.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
@@ -387,7 +409,10 @@ def serve_command(
         "host": host,
         "port": port,
         "runtime": runtime,
+        "provider": provider,
         "precision": _precision(precision),
+        "streams": streams,
+        "cuda_graphs": cuda_graphs,
         "intra_op_threads": intra_op_threads,
         "decode_threads": decode_threads,
         "log_level": log_level,
@@ -426,6 +451,17 @@ def _precision(name: str | None) -> Precision | None:
         known = ", ".join(get_args(Precision))
         raise UsageError(f"unknown precision {name!r}", hint=f"precisions are {known}")
     return cast("Precision | None", name)
+
+
+def _runtime_options(provider: str | None) -> "RuntimeOptions":
+    from lct_deploy.runtime.base import ProviderName, RuntimeOptions
+
+    if provider is None:
+        return RuntimeOptions()
+    if provider not in get_args(ProviderName):
+        known = ", ".join(get_args(ProviderName))
+        raise UsageError(f"unknown provider {provider!r}", hint=f"providers are {known}")
+    return RuntimeOptions(provider=cast("ProviderName", provider))
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

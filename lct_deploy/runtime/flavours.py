@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, get_args
 
 from lct_deploy.errors import RuntimeUnavailableError
 
@@ -44,6 +44,11 @@ class Flavour:
     @property
     def major(self) -> int:
         return int(self.version.split(".")[0])
+
+
+def is_flavour(name: str) -> TypeGuard[FlavourName]:
+    """Whether a runtime is one of the two."""
+    return name in get_args(FlavourName)
 
 
 @functools.cache
