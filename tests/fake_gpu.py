@@ -1,4 +1,4 @@
-"""A GPU of host memory, for machines without one: CUDA's calls and TensorRT's, as far as the runtime uses them.
+"""A GPU of host memory, for machines without one: CUDA and TensorRT as far as the runtime calls them.
 
 Streams are as lazy as they may be: what is put on one happens when somebody waits for it, and no sooner.
 A result that is read too early, or memory that is used after it was freed, is therefore wrong or an error.
@@ -183,7 +183,7 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         plan = self._plan
         if plan.refuses:
-            plan.log.log(plan.trt.ILogger.ERROR, "something about this batch")
+            plan.log.log(ERROR, "something about this batch")
             return False
         plan.driver.enqueue(stream, self._run)
         return True
@@ -260,7 +260,11 @@ class FakeRuntimeCache:
 
 
 class FakeLogger:
-    ERROR, INTERNAL_ERROR = "ERROR", "INTERNAL_ERROR"
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
+
+ERROR = SimpleNamespace(name="ERROR")
 
 
 class FakeGpu:
@@ -285,7 +289,7 @@ class FakeGpu:
         try:
             plan = FakePlan(data, self.driver, self.flavour.module, log, self.profiles)
         except Exception as error:  # onnxruntime's have no base class
-            log.log("ERROR", f"the plan is damaged: {error}")
+            log.log(ERROR, f"the plan is damaged: {error}")
             return None
         self.plans.append(plan)
         return plan

@@ -238,7 +238,8 @@ def _verify_here(request: _Request, engine: Artifact, work: Path) -> bool:
             f"--precision {engine.precision} makes it fit to be served"
         )
         return False
-    with closing(open_artifact(engine.runtime, work / Path(engine.path).name, RuntimeOptions())) as opened:
+    path = work / Path(engine.path).name
+    with closing(open_artifact(engine.runtime, path, RuntimeOptions(), engine)) as opened:
         parity = check_golden(bundle, opened)
     request.announce(f"golden logits agree on {here}, max |Δlogit| {parity.max_abs_error:.2e}")
     return True
