@@ -9,10 +9,11 @@ import functools
 import importlib
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, get_args
 
 from lct_deploy.errors import RuntimeUnavailableError
 
@@ -45,6 +46,11 @@ class Flavour:
         return int(self.version.split(".")[0])
 
 
+def is_flavour(name: str) -> TypeGuard[FlavourName]:
+    """Whether a runtime is one of the two."""
+    return name in get_args(FlavourName)
+
+
 @functools.cache
 def load_flavour(name: FlavourName) -> Flavour:
     """Import a flavour; raises RuntimeUnavailableError where it is not installed or cannot be loaded."""
@@ -72,23 +78,36 @@ def driver_version() -> str | None:
 
 def gpu_capability() -> str | None:
     """The compute capability of the first GPU, as `sm90`; None without a GPU, driver or cuda-bindings."""
+    return _of_first_gpu(_capability)
+
+
+def gpu_name() -> str | None:
+    """The model of the first GPU, as `NVIDIA H100 80GB HBM3`; None where `gpu_capability` is."""
+    return _of_first_gpu(_name)
+
+
+def _of_first_gpu(ask: Callable[[Any, Any], str]) -> str | None:
     try:
-        return _capability(importlib.import_module("cuda.bindings.driver"))
+        driver = importlib.import_module("cuda.bindings.driver")
+        (status,) = driver.cuInit(0)
+        if status != 0:
+            return None
+        status, device = driver.cuDeviceGet(0)
+        return ask(driver, device) if status == 0 else None
     except (ImportError, RuntimeError):  # the bindings raise RuntimeError where libcuda is not there
         return None
 
 
-def _capability(driver: Any) -> str | None:
-    (status,) = driver.cuInit(0)
-    if status != 0:
-        return None
-    status, device = driver.cuDeviceGet(0)
-    if status != 0:
-        return None
+def _capability(driver: Any, device: Any) -> str:
     attribute = driver.CUdevice_attribute
     _, major = driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
     _, minor = driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
     return f"sm{major}{minor}"
+
+
+def _name(driver: Any, device: Any) -> str:
+    _, name = driver.cuDeviceGetName(256, device)
+    return name.split(b"\0")[0].decode()
 
 
 @functools.cache
