@@ -59,7 +59,11 @@ def row(case: Case | KernelCase, result: Result | KernelResult) -> dict[str, Any
     """A line of a result file."""
     columns: dict[str, Any] = asdict(case)
     for name, value in asdict(result).items():
-        columns |= {f"{name}_{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        columns |= (
+            {f"{name}_{key}": part for key, part in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     if isinstance(case, Case) and isinstance(result, Result):
         best = result.device.median_ms or result.host.median_ms
         columns["images_per_second"] = round(1e3 * case.batch / best, 1) if best else None
