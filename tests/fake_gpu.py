@@ -10,18 +10,19 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from cuda.bindings import runtime as cudart
+from cuda.bindings import runtime as cudart  # pyright: ignore[reportAttributeAccessIssue] - no stubs
 
 from lct_deploy.runtime import cuda, engines, tensorrt
 from lct_deploy.runtime.flavours import Flavour, FlavourName
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 SUCCESS = cudart.cudaError_t.cudaSuccess
 VERSION = "11.4.0"
 GPU = "sm90"
@@ -51,7 +52,7 @@ class FakeDriver:
 
     def fail(self, call: str, error: str, *, number: int = 1) -> None:
         """Have the `number`th use of `call` from now on return `error`."""
-        self.fails[call] = (self.calls[call] + number, cudart.cudaError_t[error])
+        self.fails[call] = (self.calls[call] + number, getattr(cudart.cudaError_t, error))
 
     def enqueue(self, stream: int, work: Work) -> None:
         target = self._capturing.get(stream)
@@ -61,7 +62,7 @@ class FakeDriver:
         """The bytes at an address, which has to lie in what is allocated."""
         for start, block in self.memory.items():
             if start <= address and address + size <= start + len(block):
-                return np.frombuffer(block, np.uint8, size, address - start)
+                return np.ctypeslib.as_array(block)[address - start : address - start + size]
         raise AssertionError(f"{size} bytes at {address:#x} are not allocated")
 
     def _status(self, call: str) -> Any:
@@ -234,11 +235,9 @@ class FakePlan:
 
     def create_runtime_config(self) -> SimpleNamespace:
         config = SimpleNamespace()
-        config.set_execution_context_allocation_strategy = lambda strategy: setattr(
-            config, "memory", strategy
-        )  # pyright: ignore[reportUnknownLambdaType]
+        config.set_execution_context_allocation_strategy = partial(setattr, config, "memory")
         config.create_runtime_cache = FakeRuntimeCache
-        config.set_runtime_cache = lambda cache: setattr(config, "cache", cache)  # pyright: ignore[reportUnknownLambdaType]
+        config.set_runtime_cache = partial(setattr, config, "cache")
         return config
 
     def create_execution_context(self, config: SimpleNamespace) -> FakeContext:
@@ -276,7 +275,7 @@ class FakeGpu:
         self.profiles = profiles
         trt: Any = SimpleNamespace(
             ILogger=FakeLogger,
-            Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: self._load(data, log)),  # pyright: ignore[reportUnknownLambdaType]
+            Runtime=self._runtime,
             ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
             CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole", DISABLED="disabled"),
             DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
@@ -285,7 +284,14 @@ class FakeGpu:
         )
         self.flavour = Flavour(name=name, version=VERSION, module=_Hashable(trt))
 
-    def _load(self, data: bytes, log: Any) -> FakePlan | None:
+    def _find(self, name: FlavourName) -> Flavour:
+        assert name == self.flavour.name
+        return self.flavour
+
+    def _runtime(self, log: Any) -> SimpleNamespace:
+        return SimpleNamespace(deserialize_cuda_engine=partial(self._load, log))
+
+    def _load(self, log: Any, data: bytes) -> FakePlan | None:
         try:
             plan = FakePlan(data, self.driver, self.flavour.module, log, self.profiles)
         except Exception as error:  # onnxruntime's have no base class
@@ -299,7 +305,7 @@ class FakeGpu:
         monkeypatch.setenv("LCT_CACHE", str(cache))
         monkeypatch.setattr(cuda, "cudart", self.driver)
         for module in (engines, tensorrt):
-            monkeypatch.setattr(module, "load_flavour", lambda _: self.flavour)
+            monkeypatch.setattr(module, "load_flavour", self._find)
             monkeypatch.setattr(module, "gpu_capability", lambda: GPU)
 
 

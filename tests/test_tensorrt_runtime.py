@@ -95,7 +95,8 @@ def opened(bundle: Path, options: RuntimeOptions = SERIAL, name: FlavourName = "
 
 
 def images(count: int, start: int = 0) -> np.ndarray:
-    return load_sample().images[start : start + count]
+    grey = load_sample().images[start : start + count]
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +173,11 @@ def test_calls_run_side_by_side_in_lanes_of_their_own(
 ) -> None:
     counts = [1 + i % 5 for i in range(24)]
     with closing(opened(bundle, RuntimeOptions(streams=3))) as runtime, ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(lambda i: runtime.infer(images(counts[i], start=i)), range(24)))
+        batches = [images(count, start=i) for i, count in enumerate(counts)]
+        answers = list(threads.map(runtime.infer, batches))
     assert len(gpu.plans[0].contexts) == 3 * 3
-    for i, answer in enumerate(answers):
-        assert_same(answer, expected(images(counts[i], start=i)))
+    for batch, answer in zip(batches, answers, strict=True):
+        assert_same(answer, expected(batch))
 
 
 def test_submitted_calls_do_not_wait_and_closing_finishes_them(
@@ -195,14 +197,15 @@ def test_closing_frees_everything_and_waits_for_calls(gpu: FakeGpu, bundle: Path
     runtime = opened(bundle, RuntimeOptions(streams=2))
     assert gpu.driver.live > 0
     gate, entered = threading.Event(), threading.Event()
-    run: Any = gpu.plans[0].session.run
+    session: Any = gpu.plans[0].session
+    run = session.run
 
     def slowly(*arguments: Any) -> Any:
         entered.set()
         assert gate.wait(30)
         return run(*arguments)
 
-    gpu.plans[0].session.run = slowly
+    session.run = slowly
     with ThreadPoolExecutor(2) as threads:
         call = threads.submit(runtime.infer, images(1))
         assert entered.wait(30)
@@ -216,17 +219,20 @@ def test_closing_frees_everything_and_waits_for_calls(gpu: FakeGpu, bundle: Path
         runtime.infer(images(1))
 
 
-ACQUIRING = ("cudaStreamCreateWithFlags", "cudaMallocHost", "cudaMalloc", "cudaStreamEndCapture", "cudaGraphInstantiate")  # fmt: skip
+ACQUIRING = (
+    "cudaStreamCreateWithFlags",
+    "cudaMallocHost",
+    "cudaMalloc",
+    "cudaStreamEndCapture",
+    "cudaGraphInstantiate",
+)
 
 
 @pytest.mark.parametrize("call", ACQUIRING)
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_what_cannot_be_acquired_frees_what_was(gpu: FakeGpu, bundle: Path, call: str, number: int) -> None:
     gpu.driver.fail(call, "cudaErrorMemoryAllocation", number=number)
-    if number > 1 and call == "cudaStreamCreateWithFlags":
-        options = RuntimeOptions(streams=number)
-    else:
-        options = RuntimeOptions(streams=2)
+    options = RuntimeOptions(streams=4)
     with pytest.raises(DeviceError, match=r"cudaErrorMemoryAllocation: out of memory\n.*--batch 1:8:16"):
         opened(bundle, options)
     assert gpu.driver.live == 0
@@ -276,7 +282,7 @@ def test_a_capture_that_fails_says_how_to_do_without(gpu: FakeGpu, bundle: Path)
 def test_a_batch_that_tensorrt_refuses_comes_with_its_words(gpu: FakeGpu, bundle: Path) -> None:
     with closing(opened(bundle, RuntimeOptions(streams=1, cuda_graphs=False))) as runtime:
         gpu.plans[0].refuses = True
-        with pytest.raises(DeviceError, match="does not run a batch of 2: something about this batch"):
+        with pytest.raises(DeviceError, match="does not run this batch: something about this batch"):
             runtime.infer(images(2))
 
 
@@ -346,16 +352,15 @@ def test_the_rebuild_of_an_rtx_engine_names_this_gpu_and_every_profile(
     bundle = with_engine(
         demo_bundle, tmp_path / "bundle", runtime="tensorrt-rtx", gpu="sm86", profiles=profiles, build=build
     )
-    with pytest.raises(BundleError, match="--batch 1:1:1 --batch 2:8:64 --attention plugin --gpu sm90"):
+    with pytest.raises(BundleError, match="--batch 1:1:1,2:8:64 --attention plugin --gpu sm90"):
         opened(bundle, name="tensorrt-rtx")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"", lambda data: b"x" * 64])
+@pytest.mark.parametrize("kept", [slice(0, 1000), slice(100, None), slice(0, 1)])
 def test_a_damaged_engine_whose_hash_is_right_is_refused_in_its_own_words(
-    gpu: FakeGpu, demo_bundle: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+    gpu: FakeGpu, demo_bundle: Path, tmp_path: Path, kept: slice
 ) -> None:
-    content = damage((demo_bundle / "model.onnx").read_bytes())
-    bundle = with_engine(demo_bundle, tmp_path / "bundle", content or b"\0")
+    bundle = with_engine(demo_bundle, tmp_path / "bundle", (demo_bundle / "model.onnx").read_bytes()[kept])
     with pytest.raises(
         BundleError, match=r"tensorrt cannot load this engine: the plan is damaged[\s\S]*compile"
     ):

@@ -71,11 +71,19 @@ def _launcher(
     case: KernelCase, module: LinearContextTransform, xs: list[torch.Tensor], identities: list[torch.Tensor]
 ) -> Launch:
     if case.form == "eager":
-        return lambda i: torch.relu(module(xs[i]) + identities[i])
+
+        def eager(index: int) -> torch.Tensor:
+            return torch.relu(module(xs[index]) + identities[index])
+
+        return eager
     from lct_deploy.kernels.gpu.torch_operator import attention_tail
 
     w, b = module.w.detach(), module.b.detach()
-    return lambda i: attention_tail(xs[i], identities[i], w, b, GROUPS, EPSILON, True)
+
+    def fused(index: int) -> torch.Tensor:
+        return attention_tail(xs[index], identities[index], w, b, GROUPS, EPSILON, True)
+
+    return fused
 
 
 def _copies(floor: int, sets: int) -> Times:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lct_deploy.kernels.gpu.spec import ElementType, Layout
 from lct_deploy.manifest import Precision
 
 Attention = Literal["none", "native", "fused", "plugin"]
@@ -29,6 +30,14 @@ ATTENTIONS: dict[str, tuple[Attention, ...]] = {
     "tensorrt": ("none", "native", "plugin"),
     "tensorrt-rtx": ("none", "native", "plugin"),
 }
+
+_KINDS: tuple[tuple[ElementType, Layout], ...] = (
+    ("fp16", "nhwc"),
+    ("fp32", "nhwc"),
+    ("bf16", "nhwc"),
+    ("fp16", "nchw"),
+    ("fp32", "nchw"),
+)
 
 KERNEL = "kernel"
 PREPARE = "prepare"
@@ -72,8 +81,8 @@ class KernelCase:
     channels: int
     size: int
     batch: int
-    dtype: Literal["fp32", "fp16", "bf16"]
-    layout: Literal["nhwc", "nchw"]
+    dtype: ElementType
+    layout: Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +117,7 @@ def kernel_cases() -> list[KernelCase]:
 
 def _kernel_cases() -> Iterator[KernelCase]:
     stages = ((1, 256, 56), (2, 512, 28), (3, 1024, 14), (4, 2048, 7))
-    kinds = (("fp16", "nhwc"), ("fp32", "nhwc"), ("bf16", "nhwc"), ("fp16", "nchw"), ("fp32", "nchw"))
-    for dtype, layout in kinds:
+    for dtype, layout in _KINDS:
         for batch, (stage, channels, size) in itertools.product((32, 128, 1, 8, 256, 64), stages):
             for form in ("fused", "eager"):
                 yield KernelCase(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from cuda.bindings import runtime as cudart
+from cuda.bindings import runtime as cudart  # pyright: ignore[reportAttributeAccessIssue] - no stubs
 from numpy.typing import NDArray
 
 from lct_deploy.errors import DeviceError, LctDeployError, RuntimeUnavailableError
@@ -116,7 +116,7 @@ def pinned_array(shape: tuple[int, ...], dtype: type[np.generic]) -> Generator[N
     pointer = check(cudart.cudaMallocHost(size), f"locking {size / 2**20:.0f} MiB of host memory")
     try:
         memory = (ctypes.c_uint8 * size).from_address(int(pointer))
-        yield np.frombuffer(memory, dtype).reshape(shape)
+        yield np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
     finally:
         cudart.cudaFreeHost(pointer)
 

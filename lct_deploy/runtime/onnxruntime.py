@@ -1,5 +1,6 @@
 """ONNX Runtime: portable and compiled graphs on the CPU, graphs on NVIDIA GPUs through its providers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -80,7 +81,7 @@ def _run_bound(
     return cast("list[Any]", binding.copy_outputs_to_cpu())[0]
 
 
-def _providers(name: ProviderName, artifact: Artifact | None) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(name: ProviderName, artifact: Artifact | None) -> Sequence[str | tuple[str, dict[str, str]]]:
     """What a session is given: the provider asked for, and those that take what it has no kernel for."""
     cpu = "CPUExecutionProvider"
     # Its default is to round float32 to tf32.
@@ -105,7 +106,7 @@ def _check_available(provider: str) -> None:
         )
 
 
-def _check_chosen(provider: str, chosen: list[str]) -> None:
+def _check_chosen(provider: str, chosen: Sequence[str]) -> None:
     """Raise RuntimeUnavailableError where onnxruntime has gone on without the provider asked for.
 
     That is what it does where the provider's libraries or the driver cannot be loaded.
