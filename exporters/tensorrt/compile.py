@@ -25,7 +25,7 @@ from lct_deploy.bundle import MANIFEST, Bundle
 from lct_deploy.errors import BundleError, ParityError
 from lct_deploy.golden import check_golden
 from lct_deploy.manifest import Artifact, EngineBuild, Manifest, ParityReport, Precision
-from lct_deploy.report import describe_parity
+from lct_deploy.report import describe_layers, describe_parity
 from lct_deploy.runtime import RuntimeOptions, open_artifact
 from lct_deploy.runtime.flavours import (
     Flavour,
@@ -193,10 +193,7 @@ def _saved(request: _Request, graph: _Graph, built: BuiltEngine, work: Path) -> 
     name = f"{flavour.name}-{options.precision}-{gpu}-{digest[:8]}.engine"
     (work / name).write_bytes(built.engine)
     build = _described(request, graph, built)
-    request.announce(
-        f"{name}: {build.layers} layers: "
-        + ", ".join(f"{n} {kind}" for kind, n in build.layer_summary.items())
-    )
+    request.announce(f"{name}: {describe_layers(build)}")
     return Artifact(
         path=f"{DIRECTORY}/{name}",
         sha256=digest,

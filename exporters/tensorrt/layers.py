@@ -20,7 +20,7 @@ _LAYER = re.compile(
 )
 _TENSOR = re.compile(
     r"Name: (?P<name>[^{]*?), Dimensions: \[(?P<shape>[-\d,]*)\], Strides: \[[-\d,]*\], "
-    r"StrideOrder: \[(?P<order>[\d,]*)\]"
+    r"StrideOrder: \[(?P<order>[\d,]*)\], Datatype: (?P<dtype>\w+)"
 )
 # A generated kernel is named after its operations, each shortened: `__myl_CastTran_myl0_1`.
 _TRANSPOSE = re.compile(r"^__myl_\w*?Tran(?=[A-Z_])")
@@ -28,11 +28,15 @@ _TRANSPOSE = re.compile(r"^__myl_\w*?Tran(?=[A-Z_])")
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """A tensor of the engine; -1 in `shape` is dynamic, `order` ranks its dimensions by their strides."""
+    """A tensor of the engine; -1 in `shape` is dynamic, `order` ranks its dimensions by their strides.
+
+    `dtype` is TensorRT's word for it, as `Half`. TensorRT 10's inspector gives neither of the two.
+    """
 
     name: str
     shape: tuple[int, ...]
     order: tuple[int, ...] = ()
+    dtype: str = ""
 
     @property
     def in_memory(self) -> tuple[int, ...]:
@@ -126,7 +130,8 @@ def _tagged(text: str) -> int:
 
 def _tensors(text: str) -> tuple[EngineTensor, ...]:
     return tuple(
-        EngineTensor(m["name"], _numbers(m["shape"]), _numbers(m["order"])) for m in _TENSOR.finditer(text)
+        EngineTensor(m["name"], _numbers(m["shape"]), _numbers(m["order"]), m["dtype"])
+        for m in _TENSOR.finditer(text)
     )
 
 
@@ -135,4 +140,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _inspected(tensors: list[dict[str, Any]]) -> tuple[EngineTensor, ...]:
-    return tuple(EngineTensor(t["Name"], tuple(t.get("Dimensions", ()))) for t in tensors)
+    return tuple(
+        EngineTensor(
+            t["Name"], tuple(t.get("Dimensions", ())), tuple(t.get("StrideOrder", ())), t.get("Datatype", "")
+        )
+        for t in tensors
+    )
