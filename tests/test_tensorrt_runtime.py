@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from exporters.quantization.stem import cast_first
+from exporters.spelling import spell_out
+from exporters.tensorrt.build import build_engine
+from exporters.tensorrt.options import BuildOptions
 from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError, UsageError
 from lct_deploy.manifest import Artifact, EngineBuild, Profile
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bundled
-from lct_deploy.runtime.flavours import FlavourName
+from lct_deploy.runtime.engine import load_engine
+from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 from lct_deploy.runtime.submit import Submitter
 from lct_deploy.sample import load_sample
 from tests.conftest import QuickCli
-from tests.fake_gpu import GPU, VERSION, FakeGpu
+from tests.fake_gpu import GPU, VERSION, FakeContext, FakeGpu, FakeLogger, FakePlan, FakeRuntimeCache
 
 SERIAL = RuntimeOptions(threads=1, streams=1)
 
@@ -431,3 +437,74 @@ def demo_image(directory: Path) -> Path:
 
     Image.fromarray(images(1)[0]).save(directory / "boot.png")
     return directory / "boot.png"
+
+
+@pytest.mark.parametrize(
+    ("fake", "real"),
+    [
+        (FakePlan, "ICudaEngine"),
+        (FakeContext, "IExecutionContext"),
+        (FakeRuntimeCache, "IRuntimeCache"),
+        (FakeLogger, "ILogger"),
+    ],
+)
+def test_the_fake_has_no_method_that_tensorrt_lacks(fake: type, real: str) -> None:
+    known = dir(getattr(load_flavour("tensorrt-rtx").module, real))
+    assert {name for name in vars(fake) if not name.startswith("_")} <= set(known)
+
+
+def test_what_the_fake_configures_tensorrt_has() -> None:
+    trt = load_flavour("tensorrt-rtx").module
+    assert {"set_execution_context_allocation_strategy", "create_runtime_cache", "set_runtime_cache"} <= set(
+        dir(trt.IRuntimeConfig)
+    )
+    assert {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"} <= set(
+        dir(trt.IRuntimeConfig)
+    )
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE != trt.CudaGraphStrategy.DISABLED
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert "engine_host_code_allowed" in dir(trt.Runtime)
+
+
+without_gpu = pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU")
+
+
+@pytest.fixture(scope="module")
+def rtx_bundle(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo bundle with an engine that TensorRT-RTX has built from its graph."""
+    flavour = load_flavour("tensorrt-rtx")
+    options = BuildOptions(profiles=(Profile(min=1, opt=2, max=4),), gpus=("sm89",))
+    graph = spell_out(cast_first(onnx.load(demo_bundle / "model.onnx")))
+    built = build_engine(graph, options, flavour=flavour, announce=lambda _: None)
+    target = tmp_path_factory.mktemp("rtx") / "demo"
+    versions = {"tensorrt-rtx": flavour.version}
+    return with_engine(demo_bundle, target, built.engine, "tensorrt-rtx", gpu="sm89", versions=versions)
+
+
+@without_gpu
+@pytest.mark.parametrize("command", ["predict", "verify", "serve"])
+def test_without_a_gpu_an_engine_is_refused_with_cudas_reason(
+    rtx_bundle: Path, tmp_path: Path, quick_cli: QuickCli, command: str
+) -> None:
+    given = [demo_image(tmp_path)] if command == "predict" else []
+    done = quick_cli(command, rtx_bundle, *given, "--runtime", "tensorrt-rtx")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no NVIDIA GPU can be used here: cudaError")
+    assert "nvidia-smi" in done.stderr
+
+
+@without_gpu
+def test_a_real_engine_that_cannot_be_deserialized_is_refused_in_tensorrts_words(rtx_bundle: Path) -> None:
+    engine = next((rtx_bundle / "engines").iterdir())
+    with pytest.raises(BundleError, match=r"tensorrt-rtx cannot load this engine: .+\nlct-deploy compile"):
+        load_engine(engine, load_flavour("tensorrt-rtx"), rebuild="lct-deploy compile BUNDLE")
+
+
+def test_without_tensorrt_the_extra_is_named(demo_bundle: Path, tmp_path: Path, quick_cli: QuickCli) -> None:
+    if find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed")
+    bundle = with_engine(demo_bundle, tmp_path / "bundle")
+    done = quick_cli("verify", bundle, "--runtime", "tensorrt")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the package tensorrt is not installed\npip install 'lct-deploy[gpu]'" in done.stderr

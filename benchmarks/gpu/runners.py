@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from benchmarks.gpu.plan import Case
-from benchmarks.gpu.prepared import PREPROCESSING, SIZE, load_network, make_graph
+from benchmarks.gpu.prepared import PREPROCESSING, SIZE, architecture, load_network, make_graph
 from lct_deploy.errors import RuntimeUnavailableError
 from lct_deploy.manifest import Artifact, Precision, Profile
 from lct_deploy.models.classifier import ImageClassifier
@@ -116,12 +116,14 @@ def _build(case: Case, name: FlavourName, work: Path) -> bytes:
 
 
 def _engine_graph(case: Case, work: Path, gpus: tuple[str, ...]) -> ModelProto:
+    graph = make_graph(work, case.attention, case.precision, "tensorrt")
     if case.attention != "plugin":
-        return make_graph(work, case.attention, case.precision, "tensorrt")
-    from exporters.tensorrt.plugin import keep_as_plugins
+        return graph
+    from exporters.tensorrt.options import capability
+    from exporters.tensorrt.plugin import with_plugins
 
-    graph = make_graph(work, case.attention, case.precision, "portable")
-    return keep_as_plugins(graph, int(gpus[0].removeprefix("sm")))
+    portable = onnx.load(work / f"{architecture(case.attention)}.onnx")
+    return with_plugins(graph, portable, capability(gpus[0]))
 
 
 def _described(path: Path, case: Case, name: FlavourName) -> Artifact:

@@ -64,13 +64,13 @@ class OnnxRuntime:
         if self._memory == "cpu":
             outputs = cast("list[Any]", self._session.run(["logits"], {"image": images}))
             return outputs[0]
-        return _run_bound(self._session, images, self._memory)
+        return run_bound(self._session, images, self._memory)
 
     def close(self) -> None:
         del self._session
 
 
-def _run_bound(
+def run_bound(
     session: onnxruntime.InferenceSession, images: NDArray[np.uint8], memory: str
 ) -> NDArray[np.float32]:
     """Run with input and output in `memory`: one copy there and one back, where the images need them."""
