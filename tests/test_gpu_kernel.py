@@ -1,14 +1,12 @@
 """The GPU kernels in Triton's interpreter against equations (2) to (5) in float64, and how they divide work."""
 
 import dataclasses
-import itertools
 from collections.abc import Generator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lct_deploy.errors import ArchitectureError, UsageError
 from lct_deploy.kernels.gpu.plan import ON_CHIP_BYTES, SECTOR_BYTES, plan
@@ -16,10 +14,8 @@ from lct_deploy.kernels.gpu.spec import KernelSpec
 from tests.attention_tail import (
     DTYPES,
     LAYOUTS,
-    Case,
     Interpreter,
     check,
-    expected,
     random_case,
     resnet_specs,
     run_kernel,

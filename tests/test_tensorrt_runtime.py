@@ -23,6 +23,7 @@ from exporters.quantization.stem import cast_first
 from exporters.spelling import spell_out
 from exporters.tensorrt.build import build_engine
 from exporters.tensorrt.options import BuildOptions
+from exporters.verify import verify_bundle
 from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError, UsageError
 from lct_deploy.manifest import Artifact, EngineBuild, Profile
@@ -30,7 +31,7 @@ from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bund
 from lct_deploy.runtime.engine import load_engine
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 from lct_deploy.runtime.submit import Submitter
-from lct_deploy.sample import load_sample
+from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli
 from tests.fake_gpu import GPU, VERSION, FakeContext, FakeGpu, FakeLogger, FakePlan, FakeRuntimeCache
 
@@ -429,6 +430,14 @@ def test_verify_of_an_engine_that_answers_wrongly_leaves_it_unverified(
     assert done.returncode == 1
     assert "does not give PyTorch's answers on this machine" in done.stderr
     assert (bundle / "manifest.json").read_bytes() == before
+    assert gpu.driver.live == 0
+
+
+def test_an_engine_is_compared_with_its_checkpoint_by_its_logits(gpu: FakeGpu, bundle: Path) -> None:
+    (report,) = verify_bundle(open_bundle(bundle), DEMO_CHECKPOINT, None, "tensorrt")
+    assert report.passed
+    assert (report.runtime, report.gates) == ("tensorrt", ())
+    assert report.artifact.endswith(".engine")
     assert gpu.driver.live == 0
 
 

@@ -17,6 +17,7 @@ from benchmarks.gpu.plan import KERNEL, PREPARE, SECTIONS, TOTAL_SECONDS, Sectio
 from benchmarks.gpu.records import completed, handed_over
 from benchmarks.rows import RESULTS, write_rows
 
+WORKER = ("-m", "benchmarks.gpu.worker")
 GRACE = 3.0  # a section's process stops by itself; one that hangs is stopped after so many seconds more
 
 
@@ -64,8 +65,7 @@ def _run(section: Section, work: Path, seconds: float) -> tuple[list[dict[str, A
     print(f"{section.name}: at most {seconds:.0f} s", file=sys.stderr)
     command = [
         sys.executable,
-        "-m",
-        "benchmarks.gpu.worker",
+        *WORKER,
         section.name,
         str(work),
         str(seconds),

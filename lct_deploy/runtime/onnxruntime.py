@@ -1,6 +1,8 @@
 """ONNX Runtime: portable and compiled graphs on the CPU, graphs on NVIDIA GPUs through its providers."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -34,24 +36,9 @@ class OnnxRuntime:
     def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
         provider, memory = _PROVIDERS[options.provider]
         _check_available(provider)
-        if memory == "cuda":
-            # CUDA and cuDNN lie where pip has put them, and no loader looks there.
-            onnxruntime.preload_dlls(directory="")
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        # A bundle's compiled graphs are sessions of their own: the threads of one must not spin, in
-        # wait for more work, on the cores where another is computing.
-        settings.add_session_config_entry("session.force_spinning_stop", "1")
-        if library := op_library():
-            settings.register_custom_ops_library(str(library))
-        settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
-        try:
-            session = onnxruntime.InferenceSession(
-                str(path), settings, providers=_providers(options.provider, artifact)
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+        # What it fails to load it prints, where a caller expects one document and nothing else.
+        with redirect_stdout(sys.stderr):
+            session = _session(path, options, artifact)
         _check_chosen(provider, session.get_providers())
         return cls(session, _spec(session), memory)
 
@@ -68,6 +55,26 @@ class OnnxRuntime:
 
     def close(self) -> None:
         del self._session
+
+
+def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> onnxruntime.InferenceSession:
+    if options.provider != "cpu":
+        # CUDA and cuDNN lie where pip has put them, and no loader looks there.
+        onnxruntime.preload_dlls(directory="")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    # A bundle's compiled graphs are sessions of their own: the threads of one must not spin, in
+    # wait for more work, on the cores where another is computing.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if library := op_library():
+        settings.register_custom_ops_library(str(library))
+    settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
+    providers = _providers(options.provider, artifact)
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
 
 
 def run_bound(
