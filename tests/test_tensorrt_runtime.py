@@ -29,6 +29,7 @@ from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError,
 from lct_deploy.manifest import Artifact, EngineBuild, Profile
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bundled
 from lct_deploy.runtime.engine import load_engine
+from lct_deploy.runtime.engines import Place, misfits, rebuild_command
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 from lct_deploy.runtime.submit import Submitter
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
@@ -349,6 +350,50 @@ def test_engines_that_are_refused(
     assert refused.value.hint is not None
     assert command.format(bundle) in refused.value.hint
     assert not gpu.plans
+
+
+@pytest.mark.parametrize(
+    ("options", "built", "gpu", "fits"),
+    [
+        ({}, VERSION, GPU, True),
+        ({}, "11.3.9", GPU, False),
+        ({}, VERSION, "sm80", False),
+        ({"version compatible": "yes"}, "11.3.9", GPU, True),
+        ({"version compatible": "yes"}, "11.10.0", GPU, False),
+        ({"version compatible": "yes"}, "10.13.0", GPU, False),
+        ({"hardware compatible": "yes"}, VERSION, "sm80", True),
+        ({"hardware compatible": "yes"}, "11.3.9", GPU, False),
+    ],
+)
+def test_compatible_engines_run_in_more_places(
+    options: dict[str, str], built: str, gpu: str, fits: bool
+) -> None:
+    engine = described(options, built, gpu)
+    assert (not misfits(engine, Place(version=VERSION, gpu=GPU))) == fits
+    assert ("--version-compatible" in rebuild_command(Path("b"), engine)) == ("version compatible" in options)
+
+
+def test_hardware_compatible_engines_want_an_ampere_gpu_at_least() -> None:
+    engine = described({"hardware compatible": "yes"}, VERSION, GPU)
+    assert "this one is sm75" in str(misfits(engine, Place(version=VERSION, gpu="sm75")))
+
+
+def described(options: dict[str, str], version: str, gpu: str) -> Artifact:
+    build = EngineBuild(
+        key="0" * 64, command="", layers=1, layer_summary={}, attention="native", options=options
+    )
+    return Artifact(
+        path="engines/x.engine",
+        sha256="0" * 64,
+        runtime="tensorrt",
+        kind="compiled",
+        precision="fp32",
+        profiles=(Profile(),),
+        gpu=gpu,
+        versions={"tensorrt": version},
+        verified=True,
+        build=build,
+    )
 
 
 def test_the_rebuild_of_an_rtx_engine_names_this_gpu_and_every_profile(

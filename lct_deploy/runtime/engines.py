@@ -60,8 +60,8 @@ def choose_engine(bundle: Bundle, name: FlavourName, precision: Precision | None
 def misfits(engine: Artifact, place: Place) -> list[str]:
     """What an engine was compiled for and `place` is not."""
     wrong: list[str] = []
-    version = engine.versions.get(engine.runtime, "unknown")
-    if not _runs_version(engine, version, place.version):
+    version = engine.versions.get(engine.runtime)
+    if version is None or not _runs_version(engine, version, place.version):
         wrong.append(f"{engine.runtime} {version}, here it is {place.version}")
     if not _runs_gpu(engine, place.gpu):
         wrong.append(f"GPUs of {engine.gpu}, this one is {place.gpu}")
