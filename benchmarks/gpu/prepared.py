@@ -71,7 +71,10 @@ def load_reference(work: Path, attention: Attention) -> Reference:
 
 
 def make_graph(work: Path, attention: Attention, precision: Precision, target: Target) -> ModelProto:
-    """The network's graph in a precision, as `lct-deploy export --for TARGET` makes it."""
+    """The network's graph in a precision, as `lct-deploy export --for TARGET` makes it; made once."""
+    path = work / f"{architecture(attention)}-{precision}-{target}.onnx"
+    if path.is_file():
+        return onnx.load(path)
     calibrated = precision in ("int8", "fp8")
     calibration = CalibrationOptions(data=str(work / "calibration"), images=CALIBRATION)
     options = ExportOptions(
@@ -81,4 +84,6 @@ def make_graph(work: Path, attention: Attention, precision: Precision, target: T
     )
     parity = parity_images(PREPROCESSING, None, ())
     portable = onnx.load(work / f"{architecture(attention)}.onnx")
-    return make_variant(portable, options, PREPROCESSING, parity).model
+    model = make_variant(portable, options, PREPROCESSING, parity).model
+    onnx.save(model, path)
+    return model

@@ -80,6 +80,9 @@ def _set_float32(precision: Precision) -> None:
 
 
 def _onnxruntime(case: Case, work: Path) -> Runtime:
+    from lct_deploy.runtime.onnxruntime import check_available
+
+    check_available("CUDAExecutionProvider")
     path = work / f"onnxruntime-{case.attention}-{case.precision}.onnx"
     if not path.is_file():
         target = "onnxruntime" if case.precision == "int8" else "portable"

@@ -35,7 +35,7 @@ class OnnxRuntime:
     @classmethod
     def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
         provider, memory = _PROVIDERS[options.provider]
-        _check_available(provider)
+        check_available(provider)
         # What it fails to load it prints, where a caller expects one document and nothing else.
         with redirect_stdout(sys.stderr):
             session = _session(path, options, artifact)
@@ -104,7 +104,8 @@ def _tensorrt_options(precision: Precision) -> dict[str, str]:
     return {**rounding, "trt_engine_cache_enable": "1", "trt_engine_cache_path": directory}
 
 
-def _check_available(provider: str) -> None:
+def check_available(provider: str) -> None:
+    """Raise RuntimeUnavailableError where this onnxruntime was built without a provider of that name."""
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise RuntimeUnavailableError(
