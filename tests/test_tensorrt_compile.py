@@ -85,7 +85,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compile_(bundle: Path, heard: list[str] | None = None, **options: Any) -> Manifest:
-    chosen = BuildOptions(**{"gpus": ("sm89",), **options})
+    chosen = BuildOptions(gpus=("sm89",)).model_copy(update=options)
     announce: Callable[[str], None] = (lambda _: None) if heard is None else heard.append
     return compile_engine(
         open_bundle(bundle),
