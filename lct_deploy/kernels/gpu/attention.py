@@ -167,7 +167,9 @@ def attention_sums(
 
 
 @triton.jit
-def _means(partials, row, channel, inside, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, RANGES: tl.constexpr):
+def _means(
+    partials, row, channel, inside, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, RANGES: tl.constexpr
+):
     """The ranges' sums added in their order, divided by the pixels; zero where not inside."""
     total = tl.zeros(channel.shape, tl.float32)
     for index in tl.static_range(RANGES):
