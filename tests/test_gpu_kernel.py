@@ -99,12 +99,10 @@ def test_a_variance_small_beside_the_mean_is_kept(interpreter: Interpreter, layo
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("fp32", 1e30), ("fp16", 6e4), ("bf16", 1e30)])
-def test_large_values_do_not_overflow_before_y(
-    interpreter: Interpreter, dtype: str, largest: float
-) -> None:
-    """Sums of fp16 would, at 65504, and so would squares of 1e30 in float32 but for PyTorch too."""
+def test_sums_of_large_values_do_not_overflow(interpreter: Interpreter, dtype: str, largest: float) -> None:
+    """A sum of two such in fp16 is infinite already."""
     spec = dataclasses.replace(SMALL, dtype=dtype, pixels=300)
-    case = random_case(spec, scale=0.0, offset=min(largest, 1e18))
+    case = random_case(spec, scale=0.0, offset=largest)
     check(case, interpreter.run(case))
 
 
@@ -180,9 +178,10 @@ def test_a_spec_that_no_kernel_can_serve_is_refused() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no NVIDIA GPU")
 @pytest.mark.parametrize("spec", [*resnet_specs(), *TWO_PASSES], ids=spec_name)
 def test_on_a_gpu_the_kernels_compute_the_same(spec: KernelSpec) -> None:
     case = random_case(spec, samples=3)
     once = run_kernel(case, "cuda")
-    check(case, once)
+    check(case, once, interpreted=False)
     assert torch.equal(once, run_kernel(case, "cuda"))

@@ -24,6 +24,7 @@ TORCH_FREE = [
     "lct_deploy.runtime.onnxruntime",
     "lct_deploy.runtime.tensorrt",
     "lct_deploy.kernels.cpu",
+    "lct_deploy.kernels.gpu.plan",
 ]
 HEAVY = ("torch", "onnx", "onnxscript", "safetensors")
 
