@@ -92,7 +92,7 @@ def make_variant(
         ranges = calibrate(model, images, options.calibration.method, total=len(images))
         notes = images.notes()
         model = quantize(model, ranges, "tensorrt" if target == "tensorrt" else "onnxruntime")
-    elif precision != "fp32":
+    elif precision in ("fp16", "bf16"):
         model = to_half(model, precision)
     if target == "tensorrt":
         # The other precisions have moved their cast before the transpose themselves.

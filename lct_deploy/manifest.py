@@ -79,7 +79,7 @@ class EngineBuild(_Part):
 
     key: Sha256 = Field(description="of all that decides what the engine is: an equal build is not repeated")
     command: str
-    layers: int = Field(description="kernels and copies of the engine, after fusion")
+    layers: int = Field(description="kernels and copies after fusion, of the first profile")
     layer_summary: dict[str, int] = Field(description="layers by kind")
     attention: Literal["native", "plugin"]
     options: dict[str, str] = Field(description="what was asked of the builder, beside profiles and GPUs")

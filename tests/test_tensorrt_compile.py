@@ -85,7 +85,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compile_(bundle: Path, heard: list[str] | None = None, **options: Any) -> Manifest:
-    chosen = BuildOptions(**{"gpus": ("sm89",), **options})
+    chosen = BuildOptions(gpus=("sm89",)).model_copy(update=options)
     announce: Callable[[str], None] = (lambda _: None) if heard is None else heard.append
     return compile_engine(
         open_bundle(bundle),
@@ -233,6 +233,31 @@ def test_without_gpus_named_all_that_know_the_precision_are_built_for(rtx: Flavo
     assert target_gpus(BuildOptions(precision="fp8"), rtx, None) == ("sm89", "sm120")
     assert target_gpus(BuildOptions(), rtx, "sm86") == ("sm86",)
     assert target_gpus(BuildOptions(), rtx, "sm90") == ("sm80", "sm86", "sm89", "sm120")
+
+
+def test_the_plugin_takes_the_place_of_the_native_form(compiled: Path) -> None:
+    native = engine_of(compiled, "fp16")
+    compile_(compiled, precision="fp16", gpus=("sm89", "sm120"), attention="plugin")
+    engine = engine_of(compiled, "fp16")
+    assert engine.path != native.path
+    assert engine.source == native.source
+    assert native.build is not None
+    assert engine.build is not None
+    assert engine.build.attention == "plugin"
+    assert engine.build.layer_summary["custom_layer"] == 9
+    assert engine.build.layers < native.build.layers
+    heard: list[str] = []
+    compile_(compiled, heard, precision="fp16", gpus=("sm89", "sm120"), attention="plugin")
+    assert any("nothing has changed" in text for text in heard)
+
+
+def test_kernels_are_made_for_gpus_that_no_kernel_is_named_after(quick_cli: QuickCli, compiled: Path) -> None:
+    """PTX for sm120 runs on sm121; for sm75 there is none."""
+    arguments = ("compile", compiled, *RTX, "--precision", "fp16", "--attention", "plugin")
+    assert quick_cli(*arguments, "--gpu", "sm121").returncode == 0
+    done = quick_cli(*arguments, "--gpu", "sm75")
+    assert done.returncode == 2
+    assert "no attention kernel is made for sm75" in done.stderr
 
 
 # What is not built again

@@ -3,7 +3,6 @@
 All are strongly typed: what an engine computes in is what the graph says, but for TF32, which is a flag.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from exporters.tensorrt.options import BuildOptions
 from exporters.tensorrt.progress import build_progress
 from lct_deploy.atomic import atomic_file
 from lct_deploy.errors import UsageError
+from lct_deploy.kernels.gpu.plugin import register_plugins
 from lct_deploy.manifest import Profile
 from lct_deploy.runtime.flavours import Flavour
 from lct_deploy.runtime.trt_log import Messages, listening, logger
 
 Announce = Callable[[str], None]
-
-_PLUGINS = "lct_deploy.kernels.gpu.plugin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ def build_engine(
     """
     trt = flavour.module
     if options.attention == "plugin":
-        importlib.import_module(_PLUGINS).register_plugins(flavour)
+        register_plugins(flavour)
     with listening(flavour) as messages:
         builder = _builder(trt, flavour, messages, graph)
         network = builder.create_network(_network_flags(trt, options))

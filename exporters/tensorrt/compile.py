@@ -18,11 +18,11 @@ from exporters.tensorrt.build import BuiltEngine, build_engine
 from exporters.tensorrt.cache import Place, build_key, find_build
 from exporters.tensorrt.features import check_flags, check_size, target_gpus
 from exporters.tensorrt.layers import of_profile, summarize
-from exporters.tensorrt.options import BuildOptions
+from exporters.tensorrt.options import BuildOptions, capability
 from exporters.variants import make_variant, verify_graph
 from lct_deploy.atomic import check_writable, sha256_file
 from lct_deploy.bundle import MANIFEST, Bundle
-from lct_deploy.errors import BundleError, ParityError
+from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError
 from lct_deploy.golden import check_golden
 from lct_deploy.manifest import Artifact, EngineBuild, Manifest, ParityReport, Precision
 from lct_deploy.report import describe_layers, describe_parity
@@ -107,22 +107,42 @@ def compile_engine(
 def _compile(request: _Request, work: Path) -> Manifest:
     bundle, options = request.bundle, request.options
     graph = _graph(request, work)
-    key = _key(request, graph)
-    if found := find_build(bundle.manifest.artifacts, key):
+    model = _with_plugins(request, graph.model) if options.attention == "plugin" else graph.model
+    if found := find_build(bundle.manifest.artifacts, _key(request, model)):
         request.announce(f"{found.path}: nothing has changed since it was built, it is not built again")
         return bundle.manifest
-    check_size(graph.model, options.profiles)
+    check_size(model, options.profiles)
     reports = [] if graph.images is None else [_prove(request, graph, graph.images, work)]
-    built = build_engine(graph.model, options, flavour=request.flavour, announce=request.announce)
-    engine = _saved(request, graph, built, work)
+    built = build_engine(model, options, flavour=request.flavour, announce=request.announce)
+    engine = _saved(request, built, work, source=graph.artifact, key=_key(request, model))
     engine = engine.model_copy(update={"verified": _verify_here(request, engine, work)})
     added = [graph.artifact, engine] if reports else [engine]
     with moved_in(bundle, work, added):
         return record(bundle, added, reports, request.command, replaces=_replaces(engine))
 
 
-def _key(request: _Request, graph: _Graph) -> str:
-    return build_key(graph.artifact.sha256, request.options, flavour=request.flavour, place=request.place)
+def _key(request: _Request, model: ModelProto) -> str:
+    digest = hashlib.sha256(model.SerializeToString()).hexdigest()
+    return build_key(digest, request.options, flavour=request.flavour, place=request.place)
+
+
+def _with_plugins(request: _Request, model: ModelProto) -> ModelProto:
+    """The graph with the attention as plugin nodes.
+
+    They carry PTX for the least of the GPUs, or the next lower one that kernels are made for: it runs on
+    all that are newer.
+    """
+    try:
+        from exporters.tensorrt.plugin import with_plugins
+        from lct_deploy.kernels.gpu.aot import CAPABILITIES
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"the attention's plugin is compiled with the package {error.name}, which is not installed",
+            hint="pip install 'lct-deploy[kernel]', or --attention native",
+        ) from error
+    bundle, least = request.bundle, min(map(capability, request.options.gpus))
+    portable = onnx.load(bundle.file(bundle.artifact("portable", "fp32")))
+    return with_plugins(model, portable, max((c for c in CAPABILITIES if c <= least), default=least))
 
 
 def _graph(request: _Request, work: Path) -> _Graph:
@@ -186,13 +206,21 @@ def _prove(request: _Request, graph: _Graph, images: ParityImages, work: Path) -
     return report
 
 
-def _saved(request: _Request, graph: _Graph, built: BuiltEngine, work: Path) -> Artifact:
+def _saved(request: _Request, built: BuiltEngine, work: Path, *, source: Artifact, key: str) -> Artifact:
     """The engine in `work` under its final name, and what the manifest says of it."""
     options, flavour = request.options, request.flavour
     digest, gpu = hashlib.sha256(built.engine).hexdigest(), ",".join(options.gpus)
     name = f"{flavour.name}-{options.precision}-{gpu}-{digest[:8]}.engine"
     (work / name).write_bytes(built.engine)
-    build = _described(request, graph, built)
+    layers = of_profile(built.layers)  # each profile has its own
+    build = EngineBuild(
+        key=key,
+        command=request.command,
+        layers=len(layers),
+        layer_summary=summarize(layers),
+        attention=options.attention,
+        options=options.described(),
+    )
     request.announce(f"{name}: {describe_layers(build)}")
     return Artifact(
         path=f"{DIRECTORY}/{name}",
@@ -204,21 +232,8 @@ def _saved(request: _Request, graph: _Graph, built: BuiltEngine, work: Path) -> 
         gpu=gpu,
         versions={flavour.name: flavour.version, "driver": request.place.driver or "absent"},
         verified=False,
-        source=graph.artifact.path,
+        source=source.path,
         build=build,
-    )
-
-
-def _described(request: _Request, graph: _Graph, built: BuiltEngine) -> EngineBuild:
-    """The layers of the first profile: each has its own."""
-    layers = of_profile(built.layers)
-    return EngineBuild(
-        key=_key(request, graph),
-        command=request.command,
-        layers=len(layers),
-        layer_summary=summarize(layers),
-        attention=request.options.attention,
-        options=request.options.described(),
     )
 
 

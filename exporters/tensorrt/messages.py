@@ -31,9 +31,9 @@ def parser_error(parser: Any, model: ModelProto) -> ExportError:
 
 def build_error(reasons: Iterable[str], model: ModelProto) -> LctDeployError:
     """Why there is no engine, from the errors in TensorRT's log."""
-    lines = [_located(_clean(reason), model) for reason in dict.fromkeys(reasons)]
-    text = "\n".join(lines).lower()
-    if any(word in text for word in _MEMORY):
+    distinct = list(dict.fromkeys(reasons))
+    lines = [_located(_clean(reason), model) for reason in distinct]
+    if any(word in reason.lower() for reason in distinct for word in _MEMORY):
         return RuntimeUnavailableError(
             "the GPU has too little memory for this build:\n" + _listed(lines),
             hint="a smaller --batch MIN:OPT:MAX, or free the GPU",

@@ -43,7 +43,9 @@ def _formats(
 ) -> list[trtp.AutoTuneCombination]:
     del x, w, b, outputs
     tensor, layout = _TENSORS[read_kernels(kernels).spec.dtype]
-    return [trtp.AutoTuneCombination(f"{tensor}, FP32, FP32, {tensor}", f"{layout}, LINEAR, LINEAR, {layout}")]
+    return [
+        trtp.AutoTuneCombination(f"{tensor}, FP32, FP32, {tensor}", f"{layout}, LINEAR, LINEAR, {layout}")
+    ]
 
 
 def _implement(

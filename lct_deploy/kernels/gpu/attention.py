@@ -62,6 +62,19 @@ def _write(tile, gate, identity, y, start, offset, mask, RELU: tl.constexpr):
 
 
 @triton.jit
+def _unwidened(tile):
+    """The same tile, of 16-bit values, in a way that keeps the compiler from keeping it in 32.
+
+    It would otherwise remember what the first use has converted, in twice the registers. A launch has a
+    single row of programs, so its index is 0, but only the launch knows.
+    """
+    if tile.dtype.primitive_bitwidth == 16:
+        bits = tile.to(tl.int16, bitcast=True) ^ tl.program_id(1).to(tl.int16)
+        tile = bits.to(tile.dtype, bitcast=True)
+    return tile
+
+
+@triton.jit
 def attention_one_pass(
     x,
     identity,
@@ -103,7 +116,7 @@ def attention_one_pass(
     for index in tl.static_range(TILES):
         mask = inside[None, :] & (index * TILE + pixel < PIXELS)[:, None]
         at = offset + index * TILE * PIXEL_STRIDE
-        _write(slab[index], gate, identity, y, start, at, mask, RELU)
+        _write(_unwidened(slab[index]), gate, identity, y, start, at, mask, RELU)
 
 
 @triton.jit
@@ -154,7 +167,9 @@ def attention_sums(
 
 
 @triton.jit
-def _means(partials, row, channel, inside, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, RANGES: tl.constexpr):
+def _means(
+    partials, row, channel, inside, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, RANGES: tl.constexpr
+):
     """The ranges' sums added in their order, divided by the pixels; zero where not inside."""
     total = tl.zeros(channel.shape, tl.float32)
     for index in tl.static_range(RANGES):
