@@ -37,6 +37,8 @@ class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild
         self.plugin_namespace, self.plugin_name, self.plugin_version = NAMESPACE, NAME, VERSION
         self.num_outputs = 1
         self.embedded = embedded
+        # Fields point into this.
+        self._text = np.frombuffer(embedded.model_dump_json().encode(), np.uint8)
 
     def get_capability_interface(self, type):
         return self
@@ -66,8 +68,7 @@ class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild
         return self.embedded.workspace_bytes(inputs[0].max[0])
 
     def get_fields_to_serialize(self):
-        text = np.frombuffer(self.embedded.model_dump_json().encode(), np.uint8)
-        return trt.PluginFieldCollection([trt.PluginField(FIELD, text, trt.PluginFieldType.CHAR)])
+        return trt.PluginFieldCollection([trt.PluginField(FIELD, self._text, trt.PluginFieldType.CHAR)])
 
     def attach_to_context(self, context):
         return self.clone()
