@@ -13,7 +13,6 @@ _VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
 _STRENGTH = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "sve", "asimddp", "asimd")
 
 GPU_PACKAGES = (
-    "triton",
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx-cu13",
@@ -25,7 +24,7 @@ _QUERY = {
     "memory_clock_max": "clocks.max.memory",
     "power_limit": "power.limit",
 }
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:
