@@ -19,7 +19,7 @@ from exporters.tensorrt.cache import Place, build_key, find_build
 from exporters.tensorrt.features import check_flags, check_size, target_gpus
 from exporters.tensorrt.layers import of_profile, summarize
 from exporters.tensorrt.options import BuildOptions, capability
-from exporters.variants import make_variant, verify_graph
+from exporters.variants import CALIBRATED, make_variant, verify_graph
 from lct_deploy.atomic import check_writable, sha256_file
 from lct_deploy.bundle import MANIFEST, Bundle
 from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError
@@ -37,7 +37,6 @@ from lct_deploy.runtime.flavours import (
 )
 
 DIRECTORY = "engines"
-CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
 GRAPHS: Target = "tensorrt"  # the runtime that a bundle's graphs for both flavours are made for
 
 Announce = Callable[[str], None]
