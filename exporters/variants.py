@@ -55,7 +55,12 @@ class Variant:
 
 def choose_target(options: ExportOptions) -> Target:
     """The runtime that a variant is for; raises UsageError where the precision has no graph for it."""
-    targets = TARGETS[options.precision]
+    targets = TARGETS.get(options.precision)
+    if targets is None:
+        raise UsageError(
+            f"there is no {options.precision} graph",
+            hint="tf32 is how an engine computes an fp32 graph: lct-deploy compile BUNDLE --precision tf32",
+        )
     target = options.target or targets[0]
     if target not in targets:
         raise UsageError(
@@ -95,7 +100,7 @@ def make_variant(
         ranges = calibrate(model, images, options.calibration.method, total=len(images))
         notes = images.notes()
         model = quantize(model, ranges, "tensorrt" if target == "tensorrt" else "onnxruntime", precision)
-    elif precision != "fp32":
+    elif precision in ("fp16", "bf16"):
         model = to_half(model, precision)
     if target == "tensorrt":
         # The other precisions have moved their cast before the transpose themselves.
