@@ -1,14 +1,12 @@
 """The GPU kernels in Triton's interpreter against equations (2) to (5) in float64, and how they divide work."""
 
 import dataclasses
-import itertools
 from collections.abc import Generator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lct_deploy.errors import ArchitectureError, UsageError
 from lct_deploy.kernels.gpu.plan import ON_CHIP_BYTES, SECTOR_BYTES, plan
@@ -16,10 +14,8 @@ from lct_deploy.kernels.gpu.spec import KernelSpec
 from tests.attention_tail import (
     DTYPES,
     LAYOUTS,
-    Case,
     Interpreter,
     check,
-    expected,
     random_case,
     resnet_specs,
     run_kernel,
@@ -103,12 +99,10 @@ def test_a_variance_small_beside_the_mean_is_kept(interpreter: Interpreter, layo
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("fp32", 1e30), ("fp16", 6e4), ("bf16", 1e30)])
-def test_large_values_do_not_overflow_before_y(
-    interpreter: Interpreter, dtype: str, largest: float
-) -> None:
-    """Sums of fp16 would, at 65504, and so would squares of 1e30 in float32 but for PyTorch too."""
+def test_sums_of_large_values_do_not_overflow(interpreter: Interpreter, dtype: str, largest: float) -> None:
+    """A sum of two such in fp16 is infinite already."""
     spec = dataclasses.replace(SMALL, dtype=dtype, pixels=300)
-    case = random_case(spec, scale=0.0, offset=min(largest, 1e18))
+    case = random_case(spec, scale=0.0, offset=largest)
     check(case, interpreter.run(case))
 
 
@@ -184,9 +178,10 @@ def test_a_spec_that_no_kernel_can_serve_is_refused() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no NVIDIA GPU")
 @pytest.mark.parametrize("spec", [*resnet_specs(), *TWO_PASSES], ids=spec_name)
 def test_on_a_gpu_the_kernels_compute_the_same(spec: KernelSpec) -> None:
     case = random_case(spec, samples=3)
     once = run_kernel(case, "cuda")
-    check(case, once)
+    check(case, once, interpreted=False)
     assert torch.equal(once, run_kernel(case, "cuda"))

@@ -23,6 +23,7 @@ TORCH_FREE = [
     "lct_deploy.datasets",
     "lct_deploy.runtime.onnxruntime",
     "lct_deploy.kernels.cpu",
+    "lct_deploy.kernels.gpu.plan",
 ]
 HEAVY = ("torch", "onnx", "onnxscript", "safetensors")
 

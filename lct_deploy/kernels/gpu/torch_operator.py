@@ -107,12 +107,12 @@ def _launch(spec: KernelSpec, tensors: dict[str, Tensor]) -> None:
         from lct_deploy.kernels.gpu.attention import run
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
-            f"the attention kernel needs the package {error.name}", hint="pip install triton"
+            f"the attention kernel needs the package {error.name}", hint="pip install 'lct-deploy[kernel]'"
         ) from error
     y = tensors["y"]
     floats = y.shape[0] * plan(spec).workspace_bytes_per_sample(spec) // 4
     partials = y.new_empty(floats, dtype=torch.float32)
-    with torch.cuda.device(y.device):
+    with torch.cuda.device_of(y):
         run(spec, y.shape[0], {**tensors, "partials": partials})
 
 
