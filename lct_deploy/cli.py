@@ -115,15 +115,15 @@ def export_command(
     labels: Annotated[Path | None, typer.Option(help="One label a line.")] = None,
     images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
     opset: Annotated[int | None, typer.Option(help="Default 20; of an .onnx file: its own.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
     target: Annotated[
         str | None, typer.Option("--for", help="portable, onnxruntime or tensorrt; default by precision.")
     ] = None,
     calib_data: Annotated[
-        str | None, typer.Option(help="int8: images for the ranges, a directory or fashion-mnist.")
+        str | None, typer.Option(help="int8, fp8: images for the ranges, a directory or fashion-mnist.")
     ] = None,
-    calib_images: Annotated[int | None, typer.Option(help="int8: how many; default up to 512.")] = None,
-    calib_method: Annotated[str | None, typer.Option(help="int8: percentile, min-max or entropy.")] = None,
+    calib_images: Annotated[int | None, typer.Option(help="int8, fp8: how many; default up to 512.")] = None,
+    calib_method: Annotated[str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[

@@ -36,7 +36,7 @@ MAX_GATE_ERROR: Mapping[Precision, float] = {
     "fp8": 5e-2,
 }
 
-MAX_ACCURACY_DROP = 0.5  # points of top-1, for int8 where the images carry labels
+MAX_ACCURACY_DROP = 0.5  # points of top-1, for int8 and fp8 where the images carry labels
 
 _SATURATED = 1e-3
 _LISTED_FLIPS = 20
@@ -96,9 +96,9 @@ def logit_failures(parity: LogitParity, precision: Precision) -> list[str]:
 
 
 def accuracy_failures(accuracy: Accuracy, precision: Precision) -> list[str]:
-    """Why an accuracy does not pass: int8 may lose half a point."""
+    """Why an accuracy does not pass: eight bits may lose half a point."""
     drop = accuracy.reference_top1 - accuracy.artifact_top1
-    if precision != "int8" or drop <= MAX_ACCURACY_DROP:
+    if precision not in ("int8", "fp8") or drop <= MAX_ACCURACY_DROP:
         return []
     return [f"top-1 falls by {drop:.2f} points, over the limit of {MAX_ACCURACY_DROP}"]
 

@@ -19,7 +19,7 @@ from exporters.tensorrt.cache import Place, build_key, find_build
 from exporters.tensorrt.features import check_flags, check_size, target_gpus
 from exporters.tensorrt.layers import of_profile, summarize
 from exporters.tensorrt.options import BuildOptions, capability
-from exporters.variants import make_variant, verify_graph
+from exporters.variants import CALIBRATED, make_variant, verify_graph
 from lct_deploy.atomic import check_writable, sha256_file
 from lct_deploy.bundle import MANIFEST, Bundle
 from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError
@@ -37,7 +37,6 @@ from lct_deploy.runtime.flavours import (
 )
 
 DIRECTORY = "engines"
-CALIBRATED: tuple[Precision, ...] = ("int8", "fp8")
 GRAPHS: Target = "tensorrt"  # the runtime that a bundle's graphs for both flavours are made for
 
 Announce = Callable[[str], None]
@@ -142,7 +141,8 @@ def _with_plugins(request: _Request, model: ModelProto) -> ModelProto:
         ) from error
     bundle, least = request.bundle, min(map(capability, request.options.gpus))
     portable = onnx.load(bundle.file(bundle.artifact("portable", "fp32")))
-    return with_plugins(model, portable, max((c for c in CAPABILITIES if c <= least), default=least))
+    made_for = max((known for known in CAPABILITIES if known <= least), default=least)
+    return with_plugins(model, portable, made_for, request.flavour.name)
 
 
 def _graph(request: _Request, work: Path) -> _Graph:

@@ -1,19 +1,13 @@
 """The attention as one node that carries its compiled kernels: TensorRT takes it for our plugin."""
 
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from exporters.editing import GraphEditor, attribute
-from exporters.functions import (
-    ATTENTION_TAIL,
-    DOMAIN,
-    DOMAIN_VERSION,
-    LINEAR_CONTEXT_TRANSFORM,
-    attention_function,
-)
+from exporters.functions import DOMAIN, DOMAIN_VERSION, LINEAR_CONTEXT_TRANSFORM, attention_function
 from exporters.nodes import attention_nodes, node_module
 from lct_deploy.errors import ExportError
 from lct_deploy.kernels.gpu.aot import compile_kernel
-from lct_deploy.kernels.gpu.embedded import EmbeddedKernels
+from lct_deploy.kernels.gpu.embedded import FIELD, NAMESPACE, VERSION, EmbeddedKernels
 from lct_deploy.kernels.gpu.spec import ElementType, KernelSpec
 from lct_deploy.runtime.flavours import FlavourName
 
@@ -68,15 +62,14 @@ class _Writer:
         kernels = self._kernels(node, x, residual=tail is not None)
         w, b = (editor.constant(name, self.portable.array(name)) for name in node.input[1:])
         old = editor.makers[y]
-        if tail is None:
-            op, inputs, output = LINEAR_CONTEXT_TRANSFORM, [x, w, b], y
-        else:
+        inputs, output = [x, w, b], y
+        if tail is not None:
             identity, relu = tail
-            op, inputs, output = ATTENTION_TAIL, [x, identity, w, b], relu.output[0]
+            inputs, output = [x, identity, w, b], relu.output[0]
             editor.model.graph.node.remove(relu)
-        editor.node(op, inputs, output, domain=DOMAIN, **_attributes(kernels))
+        editor.node(kernels.op, inputs, output, domain=DOMAIN, **_attributes(kernels))
         editor.replace(old)
-        return op
+        return kernels.op
 
     def _ends(self, layer: str) -> tuple[str, str]:
         """The tensors that a layer's operators read and leave to others."""
@@ -140,8 +133,8 @@ def _attributes(kernels: EmbeddedKernels) -> dict[str, int | float | str]:
     return {
         "groups": kernels.spec.groups,
         "epsilon": kernels.spec.epsilon,
-        "plugin_namespace": DOMAIN,
-        "plugin_version": "1",
+        "plugin_namespace": NAMESPACE,
+        "plugin_version": VERSION,
         "aot": 1,  # TensorRT's, which RTX has no use for: the kernel into the engine
-        "kernels": kernels.model_dump_json(),
+        FIELD: kernels.model_dump_json(),
     }
