@@ -179,7 +179,7 @@ def test_from_the_command_line_with_the_default_target(
         (["--precision", "int8", "--for", "portable"], "--for onnxruntime or tensorrt"),
         (["--precision", "fp8"], "--calib-data DIR, or fashion-mnist"),
         (["--precision", "fp8", "--for", "onnxruntime"], "--for tensorrt"),
-        (["--precision", "tf32"], "--precision fp32"),
+        (["--precision", "tf32"], "lct-deploy compile BUNDLE --precision tf32"),
         (["--calib-data", "MIRRORED"], "--precision int8 or fp8"),
         (["--calib-images", "64"], "--precision int8"),
         (["--calib-method", "entropy"], "--precision int8"),
