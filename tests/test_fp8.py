@@ -126,7 +126,7 @@ def test_the_ends_of_a_range_are_the_largest_values(a: float, b: float) -> None:
 @given(WEIGHTS)
 def test_weights_are_within_half_a_step(weights: np.ndarray) -> None:
     zero = np.zeros(len(weights), np.float32)
-    stored = numerics.weights(weights, zero, np.array(1.0, np.float32), "fp8")
+    stored = numerics.weights(weights, zero, np.array(1.0, np.float32), "tensorrt", "fp8")
     restored = stored.values.astype(np.float32) * stored.scale[:, None]
     least = 2.0**-10 * stored.scale[:, None]
     assert (np.abs(restored - weights) <= 1.001 * np.maximum(HALF_STEP * np.abs(weights), least)).all()

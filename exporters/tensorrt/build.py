@@ -48,7 +48,7 @@ def build_engine(
         builder = _builder(trt, flavour, messages, graph)
         network = builder.create_network(_network_flags(trt, options))
         parser = trt.OnnxParser(network, logger(flavour))
-        if not parser.parse(graph.SerializeToString()):
+        if not parser.parse(_parsed(graph, options).SerializeToString()):
             raise parser_error(parser, graph)
         config = _configure(builder, graph, options, flavour)
         cache = _timing_cache(config, options.timing_cache, messages)
@@ -64,6 +64,16 @@ def build_engine(
     if options.timing_cache is not None:
         _save_timing_cache(cache, options.timing_cache)
     return BuiltEngine(engine=engine, layers=layers)
+
+
+def _parsed(graph: ModelProto, options: BuildOptions) -> ModelProto:
+    """What the parser sees: with plugins no functions, which it would take where a plugin is not found."""
+    if options.attention == "native":
+        return graph
+    copy = ModelProto()
+    copy.CopyFrom(graph)
+    del copy.functions[:]
+    return copy
 
 
 def _builder(trt: Any, flavour: Flavour, messages: Messages, graph: ModelProto) -> Any:

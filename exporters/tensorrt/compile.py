@@ -141,7 +141,8 @@ def _with_plugins(request: _Request, model: ModelProto) -> ModelProto:
         ) from error
     bundle, least = request.bundle, min(map(capability, request.options.gpus))
     portable = onnx.load(bundle.file(bundle.artifact("portable", "fp32")))
-    return with_plugins(model, portable, max((c for c in CAPABILITIES if c <= least), default=least))
+    made_for = max((known for known in CAPABILITIES if known <= least), default=least)
+    return with_plugins(model, portable, made_for, request.flavour.name)
 
 
 def _graph(request: _Request, work: Path) -> _Graph:

@@ -18,6 +18,8 @@ from lct_deploy.kernels.gpu.spec import CompiledKernel, KernelSpec
 CAPABILITIES = (80, 86, 89, 90, 120)
 
 _POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
+# The first that knows sm120, so that the oldest driver can load it.
+_PTX_VERSION = 87
 _ALIGNED = [["tt.divisibility", 16]]
 _PARAMETERS = re.compile(r"(\.visible \.entry (\w+)\(\n)(.*?)(\n\))", re.DOTALL)
 
@@ -38,10 +40,10 @@ def _compile(spec: KernelSpec, launch: Launch, capability: int) -> CompiledKerne
     compiled = triton.compile(
         _source(spec, launch),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": launch.warps},
+        options={"num_warps": launch.warps, "ptx_version": _PTX_VERSION},
     )
     name = compiled.metadata.name
-    ptx = without_scratch(compiled.asm["ptx"], len(launch.arguments))
+    ptx = for_later_gpus(without_scratch(compiled.asm["ptx"], len(launch.arguments)))
     registers, spills = _assemble(ptx, capability)
     return CompiledKernel(
         ptx=ptx,
@@ -87,6 +89,14 @@ def without_scratch(ptx: str, arguments: int) -> str:
     if used or len(listed) < arguments:
         raise ExportError(f"Triton compiled {name} to take {len(listed)} pointers instead of {arguments}")
     return ptx[: found.start()] + opening + ",\n".join(listed[:arguments]) + closing + body
+
+
+def for_later_gpus(ptx: str) -> str:
+    """PTX that GPUs of later generations can load too: Triton asks for sm_90a and sm_120a alone.
+
+    What only those have, the kernels do not use: else the assembler refuses them.
+    """
+    return re.sub(r"^(\.target sm_\d+)a\b", r"\1", ptx, flags=re.MULTILINE)
 
 
 def _assemble(ptx: str, capability: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cuda.bindings import driver
 
-from lct_deploy.errors import RuntimeUnavailableError
+from lct_deploy.errors import DeviceError
 from lct_deploy.kernels.gpu.spec import CompiledKernel
 
 # What a block may have of shared memory without asking.
@@ -24,7 +24,7 @@ class Launcher:
     def launch(
         self, kernel: CompiledKernel, pointers: Mapping[str, int], *, samples: int, stream: int
     ) -> None:
-        """Enqueue a kernel on `stream`; raises RuntimeUnavailableError for what CUDA refuses."""
+        """Enqueue a kernel on `stream`; raises DeviceError for what CUDA refuses."""
         arguments = tuple(pointers[name] for name in kernel.arguments)
         types = (ctypes.c_void_p,) * len(arguments)
         block = kernel.threads, 1, 1
@@ -64,5 +64,5 @@ def _checked(answer: tuple[Any, ...], what: str) -> Any:
     """What a call returned after its status."""
     status, *values = answer
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeUnavailableError(f"CUDA could not {what}: {driver.CUresult(status).name}")
+        raise DeviceError(f"CUDA could not {what}: {driver.CUresult(status).name}")
     return values[0] if values else None

@@ -1,44 +1,38 @@
 # pyright: basic
-# TensorRT-RTX annotates nothing; the plugin's methods are called by it, with its types.
-"""The attention as a class plugin of TensorRT-RTX, whose enqueue launches the embedded kernels.
+# TensorRT-RTX annotates nothing, and calls the plugin's methods with its own types.
+"""The attention as class plugins of TensorRT-RTX, which has no other kind: enqueue launches the kernels.
 
-RTX has no other kind. An engine that holds it asks for the creator again when it is opened.
+An engine holds the kernels and asks for the creator again when it is opened.
 """
 
 import numpy as np
 import tensorrt_rtx as trt
 
-from lct_deploy.errors import BundleError
-from lct_deploy.kernels.gpu.embedded import WORKSPACE, EmbeddedKernels, read_kernels
+from lct_deploy.errors import BundleError, RuntimeUnavailableError
+from lct_deploy.kernels.gpu.embedded import FIELD, NAMESPACE, VERSION, WORKSPACE, EmbeddedKernels, read_kernels
 from lct_deploy.kernels.gpu.launch import Launcher
 
-NAMESPACE, NAME, VERSION = "lct", "LinearContextTransform", "1"
-FIELD = "kernels"
-
-# (N, H, W, C) in memory: the plain format is for float32 alone; that of halves pads C to eight.
-_TENSORS = {
-    "fp32": (trt.DataType.FLOAT, trt.TensorFormat.HWC),
-    "fp16": (trt.DataType.HALF, trt.TensorFormat.HWC8),
-    "bf16": (trt.DataType.BF16, trt.TensorFormat.HWC8),
-}
+# Channels last. bfloat16 is not among them: in this order of it, RTX 1.7.1 overwrites its own heap.
+_TYPES = {"fp32": trt.DataType.FLOAT, "fp16": trt.DataType.HALF}
+_ORDER = trt.TensorFormat.HWC
 _VECTOR = (trt.DataType.FLOAT, trt.TensorFormat.LINEAR)
 
 _launcher = Launcher()
 
 
 class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
-    """One attention. Its only state is its kernels, so that copies may share them."""
+    """One attention. Its only state is its kernels, which its copies share."""
 
     def __init__(self, embedded: EmbeddedKernels) -> None:
         trt.IPluginV3.__init__(self)
         trt.IPluginV3OneCore.__init__(self)
         trt.IPluginV3OneBuild.__init__(self)
         trt.IPluginV3OneRuntime.__init__(self)
-        self.plugin_namespace, self.plugin_name, self.plugin_version = NAMESPACE, NAME, VERSION
+        self.plugin_namespace, self.plugin_version = NAMESPACE, VERSION
+        self.plugin_name = embedded.op
         self.num_outputs = 1
         self.embedded = embedded
-        # Fields point into this.
-        self._text = np.frombuffer(embedded.model_dump_json().encode(), np.uint8)
+        self._text = np.frombuffer(embedded.model_dump_json().encode(), np.uint8)  # fields point into it
 
     def get_capability_interface(self, type):
         return self
@@ -55,14 +49,14 @@ class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild
     def supports_format_combination(self, position, tensors, inputs):
         desc = tensors[position].desc
         is_vector = self.embedded.tensors[position] in ("w", "b")
-        wanted = _VECTOR if is_vector else _TENSORS[self.embedded.spec.dtype]
+        wanted = _VECTOR if is_vector else (_TYPES[self.embedded.spec.dtype], _ORDER)
         return (desc.type, desc.format) == wanted
 
     def configure_plugin(self, inputs, outputs):
-        _check(self.embedded, tuple(inputs[0].desc.dims))
+        _check(self.embedded, inputs[0].desc.dims)
 
     def on_shape_change(self, inputs, outputs):
-        _check(self.embedded, tuple(inputs[0].dims))
+        _check(self.embedded, inputs[0].dims)
 
     def get_workspace_size(self, inputs, outputs):
         return self.embedded.workspace_bytes(inputs[0].max[0])
@@ -86,20 +80,24 @@ class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild
 class AttentionCreator(trt.IPluginCreatorV3One):
     """From a node's attributes or an engine's fields to the plugin."""
 
-    def __init__(self) -> None:
+    def __init__(self, op: str) -> None:
         trt.IPluginCreatorV3One.__init__(self)
-        self.plugin_namespace, self.name, self.plugin_version = NAMESPACE, NAME, VERSION
+        self.plugin_namespace, self.plugin_version = NAMESPACE, VERSION
+        self.name = op
         empty = trt.PluginField(FIELD, np.empty(0, np.uint8), trt.PluginFieldType.CHAR)
         self.field_names = trt.PluginFieldCollection([empty])
 
     def create_plugin(self, name, fields, phase):
-        texts = [bytes(field.data) for field in fields if field.name == FIELD]
+        texts = [bytes(field.data).decode() for field in fields if field.name == FIELD]
         if not texts:
             raise BundleError(f"{name}: the node has no kernels", hint="compile it with --attention plugin")
-        return AttentionPlugin(read_kernels(texts[0].decode().rstrip("\0")))
+        embedded = read_kernels(texts[0], self.name)
+        if embedded.spec.dtype not in _TYPES:
+            raise BundleError(f"{name}: TensorRT-RTX has no plugins on {embedded.spec.dtype} tensors")
+        return AttentionPlugin(embedded)
 
 
-def _check(embedded: EmbeddedKernels, shape: tuple[int, ...]) -> None:
+def _check(embedded: EmbeddedKernels, shape) -> None:
     """Raise BundleError for an X that the kernels were not compiled for."""
     spec = embedded.spec
     _, channels, height, width = shape
@@ -111,9 +109,12 @@ def _check(embedded: EmbeddedKernels, shape: tuple[int, ...]) -> None:
         )
 
 
-_creator = AttentionCreator()
+_creators: list[AttentionCreator] = []  # the registry does not own them
 
 
-def register() -> None:
-    """Add the creator to the registry, which does not own it."""
-    trt.get_plugin_registry().register_creator(_creator, NAMESPACE)
+def register(ops: tuple[str, ...]) -> None:
+    """Add a creator for each operator to RTX's registry."""
+    for op in ops:
+        _creators.append(AttentionCreator(op))
+        if not trt.get_plugin_registry().register_creator(_creators[-1], NAMESPACE):
+            raise RuntimeUnavailableError(f"TensorRT-RTX {trt.__version__} refuses the plugin {op}")
