@@ -1,6 +1,6 @@
 """Top-1 of a checkpoint in every precision, on a labelled test split, beside fp32's.
 
-`python -m benchmarks.accuracy [CHECKPOINT ...] --data fashion-mnist` calibrates int8 on the train split,
+`python -m benchmarks.accuracy [CHECKPOINT ...] --data fashion-mnist` calibrates int8 and fp8 on the train split,
 runs each graph on onnxruntime (bf16 in float32 with every result rounded), and writes
 benchmarks/results/accuracy.csv. A network of another size gets the images resized, as serving does.
 """
@@ -22,7 +22,7 @@ from exporters.from_checkpoint import prepare_checkpoint
 from exporters.half import emulate
 from exporters.images import parity_images
 from exporters.options import CalibrationOptions, ExportOptions
-from exporters.variants import TARGETS, make_variant
+from exporters.variants import CALIBRATED, TARGETS, make_variant
 from lct_deploy.datasets import load_dataset
 from lct_deploy.manifest import Precision
 from lct_deploy.parity import in_batches
@@ -88,9 +88,10 @@ def _graphs(
     """The portable graph, then each other precision for each of its targets."""
     yield "fp32", "portable", model
     parity = parity_images(preprocessing, None, labels)
-    for precision in ("fp16", "bf16", "int8"):
-        calibration = CalibrationOptions(data=data) if precision == "int8" else CalibrationOptions()
-        for target in TARGETS[precision] if precision == "int8" else ("portable",):
+    for precision in ("fp16", "bf16", *CALIBRATED):
+        calibrated = precision in CALIBRATED
+        calibration = CalibrationOptions(data=data) if calibrated else CalibrationOptions()
+        for target in TARGETS[precision] if calibrated else ("portable",):
             options = ExportOptions(precision=precision, target=target, calibration=calibration)
             variant = make_variant(model, options, preprocessing, parity).model
             yield precision, target, emulate(variant) if precision == "bf16" else variant

@@ -7,11 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lct_deploy.host import host_isa
+from lct_deploy.runtime.flavours import driver_version, gpu_capability, gpu_name
 
 _VENDORS = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
 _STRENGTH = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "sve", "asimddp", "asimd")
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
+GPU_PACKAGES = (
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-bindings",
+)
+_QUERY = {
+    "gpu_memory": "memory.total",
+    "sm_clock_max": "clocks.max.sm",
+    "memory_clock_max": "clocks.max.memory",
+    "power_limit": "power.limit",
+}
+PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:
@@ -33,6 +46,31 @@ def machine_name() -> str:
     isa = host_isa().split("+")
     strongest = next((name for name in _STRENGTH if name in isa), isa[0])
     return f"{_VENDORS.get(_cpuinfo('vendor_id'), platform.machine())}-{strongest.replace('_', '-')}"
+
+
+def gpu_environment() -> dict[str, str] | None:
+    """The first GPU, its clocks and the packages that use it; None without one."""
+    name, capability = gpu_name(), gpu_capability()
+    if name is None or capability is None:
+        return None
+    return {
+        "gpu": name,
+        "driver": driver_version() or "unknown",
+        "capability": capability,
+        **_nvidia_smi(),
+        **{package: _version(package) for package in GPU_PACKAGES},
+    }
+
+
+def _nvidia_smi() -> dict[str, str]:
+    """What only this program tells, "unknown" where it is not there."""
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(_QUERY.values())}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - a fixed command
+    except (OSError, subprocess.CalledProcessError):
+        return dict.fromkeys(_QUERY, "unknown")
+    values = [value.strip() for value in done.stdout.splitlines()[0].split(",")]
+    return dict(zip(_QUERY, values, strict=True))
 
 
 def _cpu_model() -> str:

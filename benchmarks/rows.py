@@ -11,9 +11,9 @@ from lct_deploy.atomic import atomic_file
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys with the environment's columns after their own."""
-    shared = environment()
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], also: Mapping[str, str] | None = None) -> None:
+    """Write rows of equal keys; after their own columns those of the environment, and what it is `also`."""
+    shared = {**environment(), **(also or {})}
     path.parent.mkdir(exist_ok=True)
     with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=[*rows[0], *shared], lineterminator="\n")

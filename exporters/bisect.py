@@ -83,7 +83,7 @@ def blame_bundle(
         held = sorted({a.precision for a in bundle.manifest.artifacts} - {"fp32"})
         raise UsageError(
             f"{bundle.path}: {artifact.path} is in fp32, it has no precision to blame",
-            hint=f"--precision {' or '.join(held)}" if held else "export with --precision int8, fp16 or bf16",
+            hint=f"--precision {' or '.join(held)}" if held else "export with --precision int8, fp8, fp16 or bf16",
         )
     chosen = bundle.golden().images
     if images is not None:
@@ -102,7 +102,7 @@ def blame(source: ModelProto, variant: ModelProto, images: Images) -> Blame:
     `source`, ExportError for one that was not made from it.
     """
     precision = _precision(variant)
-    hybrids = Hybrids(source, variant if precision == "int8" else emulate(variant))
+    hybrids = Hybrids(source, emulate(variant) if precision in ("fp16", "bf16") else variant)
     layers = hybrids.changed()
     if not layers:
         raise UsageError("the graphs do not differ")
@@ -151,7 +151,7 @@ def _named(layer: LayerError) -> str:
 
 
 def _precision(variant: ModelProto) -> Precision:
-    for precision in ("int8", "fp16", "bf16"):
+    for precision in ("int8", "fp8", "fp16", "bf16"):
         if any((p.key, p.value) == (PRECISION_KEY, precision) for p in variant.metadata_props):
             return precision
     raise UsageError("the variant is in fp32, it has no precision to blame")

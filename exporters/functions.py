@@ -12,6 +12,7 @@ DOMAIN_VERSION = 1
 LINEAR_CONTEXT_TRANSFORM = "LinearContextTransform"
 SQUEEZE_EXCITATION = "SqueezeExcitation"
 NORMALIZED_SQUEEZE_EXCITATION = "NormalizedSqueezeExcitation"
+ATTENTION_TAIL = "AttentionTail"  # of a residual block: LinearContextTransform, identity and ReLU
 
 # z: the global context (N, C)
 _CONTEXT = """
@@ -92,9 +93,19 @@ _SCALE = """
     Y = Mul (X, gate_x)
 """
 
+# Equation (5), and the end of the block
+_TAIL = (
+    _SCALE.replace("Y = Mul", "branch = Mul")
+    + """
+    sum = Add (branch, identity)
+    Y = Relu (sum)
+"""
+)
+
 _GROUPED = "<groups, epsilon>"
 FUNCTIONS = {  # name: signature and body
     LINEAR_CONTEXT_TRANSFORM: (f"{_GROUPED} (X, w, b)", _CONTEXT + _NORMALIZE + _TRANSFORM + _SCALE),
+    ATTENTION_TAIL: (f"{_GROUPED} (X, identity, w, b)", _CONTEXT + _NORMALIZE + _TRANSFORM + _TAIL),
     SQUEEZE_EXCITATION: ("(X, w1, b1, w2, b2)", _CONTEXT + _EXCITE.replace("CONTEXT", "z") + _SCALE),
     NORMALIZED_SQUEEZE_EXCITATION: (
         f"{_GROUPED} (X, w1, b1, w2, b2)",

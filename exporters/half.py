@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from exporters.functions import DOMAIN
 from exporters.nodes import node_module
 from exporters.quantization.placement import is_residual
-from exporters.quantization.rewrite import copied, initializers, node_like, rewritten
+from exporters.quantization.rewrite import copied, initializers, node_like, rewritten, with_opset
 from exporters.quantization.stem import cast_first
 from lct_deploy.errors import ExportError
 from lct_deploy.manifest import PRECISION_KEY
@@ -30,7 +30,7 @@ def to_half(model: ModelProto, precision: Half) -> ModelProto:
     parameters, or a whole attention that is not fused. Raises ExportError naming a layer whose
     weights are out of range.
     """
-    source = cast_first(_with_opset(model, _BF16_OPSET) if precision == "bf16" else model)
+    source = cast_first(with_opset(model, _BF16_OPSET) if precision == "bf16" else model)
     writer = _Writer(source, precision)
     for node in source.graph.node:
         writer.rewrite(node)
@@ -122,16 +122,6 @@ class _Writer:
             self.casts.add(output)
             self.nodes.append(node_like(origin, "Cast", [name], output, suffix=f"Cast/{output}", to=to))
         return output
-
-
-def _with_opset(model: ModelProto, least: int) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    for owner in (copy, *copy.functions):
-        for entry in owner.opset_import:
-            if entry.domain == "":
-                entry.version = max(entry.version, least)
-    return copy
 
 
 def _precision(model: ModelProto) -> Half:

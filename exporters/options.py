@@ -15,7 +15,7 @@ Target = Literal["portable", "onnxruntime", "tensorrt"]
 
 
 class CalibrationOptions(BaseModel):
-    """How an int8 graph's ranges are measured; `images` None takes the default number."""
+    """How the ranges of an eight-bit graph are measured; `images` None takes the default number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

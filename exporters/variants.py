@@ -19,6 +19,7 @@ from exporters.quantization.images import (
     calibration_images,
     content_hashes,
 )
+from exporters.quantization.numerics import EightBit
 from exporters.quantization.qdq import quantize
 from exporters.quantization.stem import cast_first
 from exporters.spelling import spell_out
@@ -32,7 +33,10 @@ TARGETS: dict[Precision, tuple[Target, ...]] = {
     "fp16": ("portable", "onnxruntime", "tensorrt"),
     "bf16": ("portable", "onnxruntime", "tensorrt"),
     "int8": ("onnxruntime", "tensorrt"),  # where Q/DQ may stand is a matter of the runtime
+    "fp8": ("tensorrt",),
 }
+
+CALIBRATED: tuple[EightBit, ...] = ("int8", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,12 @@ class Variant:
 
 def choose_target(options: ExportOptions) -> Target:
     """The runtime that a variant is for; raises UsageError where the precision has no graph for it."""
-    targets = TARGETS[options.precision]
+    targets = TARGETS.get(options.precision)
+    if targets is None:
+        raise UsageError(
+            f"there is no {options.precision} graph",
+            hint="tf32 is how an engine computes an fp32 graph: lct-deploy compile BUNDLE --precision tf32",
+        )
     target = options.target or targets[0]
     if target not in targets:
         raise UsageError(
@@ -62,12 +71,16 @@ def choose_target(options: ExportOptions) -> Target:
 
 def check_calibration(options: ExportOptions) -> None:
     """Raise UsageError where calibration data are missing, or given for nothing."""
-    if options.precision == "int8" and options.calibration.data is None:
+    calibrated = options.precision in CALIBRATED
+    if calibrated and options.calibration.data is None:
         raise UsageError(
-            "int8 needs images to calibrate its ranges on", hint="--calib-data DIR, or fashion-mnist"
+            f"{options.precision} needs images to calibrate its ranges on",
+            hint="--calib-data DIR, or fashion-mnist",
         )
-    if options.precision != "int8" and options.calibration != CalibrationOptions():
-        raise UsageError("calibration is for int8", hint="--precision int8, or drop --calib-…")
+    if not calibrated and options.calibration != CalibrationOptions():
+        raise UsageError(
+            "calibration is for int8 and fp8", hint="--precision int8 or fp8, or drop --calib-…"
+        )
 
 
 def make_variant(
@@ -82,12 +95,12 @@ def make_variant(
     notes: tuple[str, ...] = ()
     if target == "onnxruntime":
         model = with_layer_normalization(model)
-    if precision == "int8":
+    if precision in CALIBRATED:
         images = _calibration_images(options.calibration, preprocessing, parity)
         ranges = calibrate(model, images, options.calibration.method, total=len(images))
         notes = images.notes()
-        model = quantize(model, ranges, "tensorrt" if target == "tensorrt" else "onnxruntime")
-    elif precision != "fp32":
+        model = quantize(model, ranges, "tensorrt" if target == "tensorrt" else "onnxruntime", precision)
+    elif precision in ("fp16", "bf16"):
         model = to_half(model, precision)
     if target == "tensorrt":
         # The other precisions have moved their cast before the transpose themselves.

@@ -16,30 +16,41 @@ from lct_deploy.bundle import Bundle
 from lct_deploy.checkpoint import LoadOptions, load_checkpoint
 from lct_deploy.errors import CheckpointError
 from lct_deploy.manifest import Manifest, ParityReport, Precision
+from lct_deploy.runtime.engines import choose_engine, this_place
+from lct_deploy.runtime.flavours import is_flavour
 from lct_deploy.runtime.select import check_host
 
 
 def verify_bundle(
     bundle: Bundle, checkpoint: Path, images: Path | None, runtime: str, precision: Precision | None = None
 ) -> list[ParityReport]:
-    """Compare what a bundle holds for `runtime`, graph and compiled, with its checkpoint.
+    """Compare what a bundle holds for `runtime`, an engine or graph and compiled, with its checkpoint.
 
     Raises CheckpointError for a checkpoint that does not fit the bundle.
     """
-    manifest = bundle.manifest
+    if is_flavour(runtime):
+        engine = choose_engine(bundle, runtime, precision, this_place(runtime))
+        proof = _proof(bundle, checkpoint, images)
+        path = bundle.file(engine)
+        return [verify_artifact(path, engine.precision, proof, runtime=runtime, engine=engine)]
     graph, compiled = bundle.artifact(runtime, precision), bundle.compiled(runtime, precision)
     check_host(bundle, compiled)
+    proof = _proof(bundle, checkpoint, images)
+    reports = [verify_graph(bundle.file(graph), graph.precision, proof)]
+    return reports + [
+        verify_artifact(bundle.file(a), a.precision, proof, batch=a.profiles[0].opt) for a in compiled
+    ]
+
+
+def _proof(bundle: Bundle, checkpoint: Path, images: Path | None) -> Proof:
+    manifest = bundle.manifest
     prove = _opened(manifest, checkpoint)
     if sha256_file(checkpoint) != manifest.source.checkpoint_sha256:
         raise CheckpointError(
             f"{checkpoint} is not the file that {bundle.path} was made from (its SHA-256 differs)",
             hint=f"lct-deploy export {checkpoint} -o BUNDLE makes one from it",
         )
-    proof = prove(parity_images(manifest.input.preprocessing, images, manifest.labels))
-    reports = [verify_graph(bundle.file(graph), graph.precision, proof)]
-    return reports + [
-        verify_artifact(bundle.file(a), a.precision, proof, batch=a.profiles[0].opt) for a in compiled
-    ]
+    return prove(parity_images(manifest.input.preprocessing, images, manifest.labels))
 
 
 def _opened(manifest: Manifest, source: Path) -> Callable[[ParityImages], Proof]:

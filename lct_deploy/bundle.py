@@ -40,15 +40,19 @@ class Bundle:
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
 
-    def artifact(self, runtime: str, precision: Precision | None = None) -> Artifact:
+    def artifact(
+        self, runtime: str, precision: Precision | None = None, *, spelled_for: str | None = None
+    ) -> Artifact:
         """The graph made for `runtime`, or the portable one where the runtime can read it.
 
-        `precision` None is the one that the bundle was exported for. Raises BundleError where there
-        is no such graph, or where it has not been verified.
+        One that is `spelled_for` another runtime comes first. `precision` None is the one that the
+        bundle was exported for. Raises BundleError where there is no such graph, or where it has not
+        been verified.
         """
         wanted = precision or self.manifest.precision
         graphs = [a for a in self.manifest.artifacts if a.kind == "graph"]
-        for name in (runtime, "portable") if runtime == "onnxruntime" else (runtime,):
+        names = (runtime, "portable") if runtime == "onnxruntime" else (runtime,)
+        for name in (spelled_for, *names) if spelled_for else names:
             for artifact in graphs:
                 if (artifact.runtime, artifact.precision) == (name, wanted):
                     return self._verified(artifact)

@@ -7,16 +7,20 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import LctDeployError, ParityError, RuntimeUnavailableError, UsageError
 from lct_deploy.host import host_isa
-from lct_deploy.manifest import Precision
+from lct_deploy.manifest import Manifest, Precision
 from lct_deploy.report import describe_bundle, describe_parity
+from lct_deploy.runtime.flavours import FlavourName, is_flavour
 from lct_deploy.validation import validate
+
+if TYPE_CHECKING:
+    from lct_deploy.runtime import RuntimeOptions
 
 app = typer.Typer(
     name="lct-deploy",
@@ -26,9 +30,14 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RuntimeOption = Annotated[str, typer.Option(help="onnxruntime.")]
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(envvar="LCT_PROVIDER", help="onnxruntime's: cpu, cuda or tensorrt; default: cpu."),
+]
 PrecisionOption = Annotated[
-    str | None, typer.Option(help="fp32, fp16, bf16 or int8; default: what the bundle was exported for.")
+    str | None,
+    typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8; default: what the bundle was exported for."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 
@@ -106,15 +115,17 @@ def export_command(
     labels: Annotated[Path | None, typer.Option(help="One label a line.")] = None,
     images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
     opset: Annotated[int | None, typer.Option(help="Default 20; of an .onnx file: its own.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
     target: Annotated[
         str | None, typer.Option("--for", help="portable, onnxruntime or tensorrt; default by precision.")
     ] = None,
     calib_data: Annotated[
-        str | None, typer.Option(help="int8: images for the ranges, a directory or fashion-mnist.")
+        str | None, typer.Option(help="int8, fp8: images for the ranges, a directory or fashion-mnist.")
     ] = None,
-    calib_images: Annotated[int | None, typer.Option(help="int8: how many; default up to 512.")] = None,
-    calib_method: Annotated[str | None, typer.Option(help="int8: percentile, min-max or entropy.")] = None,
+    calib_images: Annotated[int | None, typer.Option(help="int8, fp8: how many; default up to 512.")] = None,
+    calib_method: Annotated[
+        str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[
@@ -185,24 +196,92 @@ def models_command(json: JsonOption = False) -> None:
 @app.command("compile")
 def compile_command(
     bundle: Path,
-    runtime: Annotated[str, typer.Option(help="onnxruntime.")],
-    batch: Annotated[str, typer.Option(help="Batch sizes to compile for, as 1,8.")] = "1",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")],
+    batch: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime: batch sizes, as 1,8. TensorRT: MIN:OPT:MAX, or several with commas."),
+    ] = None,
     precision: PrecisionOption = None,
     images: Annotated[Path | None, typer.Option(help="At least 256 images to measure parity on.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="tensorrt-rtx: GPUs to build for, as sm89,sm120.")] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="tensorrt: a file that keeps kernels' times from build to build.")
+    ] = None,
+    version_compatible: Annotated[
+        bool | None,
+        typer.Option("--version-compatible", help="tensorrt: an engine for later versions too."),
+    ] = None,
+    hardware_compatible: Annotated[
+        bool | None,
+        typer.Option("--hardware-compatible", help="tensorrt: an engine for all GPUs since Ampere."),
+    ] = None,
+    opt_level: Annotated[
+        int | None, typer.Option(help="TensorRT: 0 to 5, how long to look for faster kernels; default 3.")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="TensorRT: native (default) or plugin, which is our fused kernel.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Lay a bundle's graph out for this machine: the attention costs next to nothing in it."""
-    if runtime != "onnxruntime":
-        raise UsageError(f"nothing can be compiled for the runtime {runtime!r}", hint="--runtime onnxruntime")
+    """Compile a bundle: its graph laid out for this machine, or a TensorRT engine for a GPU."""
+    given: dict[str, object] = {
+        "gpu": gpu,
+        "timing_cache": timing_cache,
+        "version_compatible": version_compatible,
+        "hardware_compatible": hardware_compatible,
+        "opt_level": opt_level,
+        "attention": attention,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if runtime == "onnxruntime":
+        if chosen:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in chosen)
+            raise UsageError(
+                f"{flags}: not of the runtime onnxruntime", hint="--runtime tensorrt or tensorrt-rtx"
+            )
+        manifest, done = _compile_for_host(bundle, "1" if batch is None else batch, precision, images)
+    elif is_flavour(runtime):
+        manifest, done = _compile_engine(bundle, runtime, batch, precision, images, chosen)
+    else:
+        raise UsageError(
+            f"nothing can be compiled for the runtime {runtime!r}",
+            hint="--runtime onnxruntime, tensorrt or tensorrt-rtx",
+        )
+    print(manifest.model_dump_json(indent=2) if json else f"{bundle}: {done}")
+
+
+def _compile_for_host(
+    bundle: Path, batch: str, precision: str | None, images: Path | None
+) -> tuple[Manifest, str]:
     with _extra("export"):
         from exporters.host.compile import CompileOptions, compile_for_host
 
     options = CompileOptions(batches=_batches(batch), precision=_precision(precision), images=images)
     manifest = compile_for_host(open_bundle(bundle), options, command=_command(), announce=_announce)
-    if json:
-        print(manifest.model_dump_json(indent=2))
-        return
-    print(f"{bundle}: batches {', '.join(map(str, options.batches))} compiled for {host_isa()}")
+    return manifest, f"batches {', '.join(map(str, options.batches))} compiled for {host_isa()}"
+
+
+def _compile_engine(
+    bundle: Path,
+    runtime: FlavourName,
+    batch: str | None,
+    precision: str | None,
+    images: Path | None,
+    chosen: dict[str, object],
+) -> tuple[Manifest, str]:
+    with _extra("export"):
+        from exporters.tensorrt.compile import compile_engine
+        from exporters.tensorrt.options import BuildOptions, parse_gpus, parse_profiles
+
+    wanted = _precision(precision)
+    if batch is not None:
+        chosen["profiles"] = parse_profiles(batch)
+    if "gpu" in chosen:
+        chosen["gpus"] = parse_gpus(str(chosen.pop("gpu")))
+    opened = open_bundle(bundle)
+    options = validate(BuildOptions, precision=wanted or opened.manifest.precision, **chosen)
+    manifest = compile_engine(opened, runtime, options, images=images, command=_command(), announce=_announce)
+    return manifest, f"compiled for {runtime} in {options.precision}"
 
 
 @app.command("verify")
@@ -213,6 +292,7 @@ def verify_command(
         Path | None, typer.Option(help="At least 256 images to measure on; with --bisect 16 of them.")
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
     bisect: Annotated[
         bool,
@@ -220,15 +300,23 @@ def verify_command(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare a bundle with its checkpoint or, without one, with its golden logits."""
+    """Compare a bundle with its checkpoint or, without one, with its golden logits.
+
+    An engine that agrees with the golden logits on this GPU may be served from then on.
+    """
     opened, wanted = open_bundle(bundle), _precision(precision)
+    if provider not in (None, "cpu") and (bisect or checkpoint is not None):
+        raise UsageError(
+            "only the golden logits are compared on other providers than cpu",
+            hint="drop --provider (LCT_PROVIDER), or --checkpoint and --bisect",
+        )
     if bisect:
         if checkpoint is not None:
             raise UsageError("--bisect compares with the bundle's own fp32 graph", hint="drop --checkpoint")
         _bisect(opened, runtime, wanted, images, json=json)
         return
     if checkpoint is None:
-        _verify_golden(opened, runtime, wanted, json=json)
+        _verify_golden(opened, runtime, provider, wanted, json=json)
         return
     with _extra("export"):
         from exporters.verify import verify_bundle
@@ -252,12 +340,12 @@ def _bisect(
     print(found.model_dump_json(indent=2) if json else describe_blame(found))
 
 
-def _verify_golden(bundle: Bundle, runtime: str, precision: Precision | None, *, json: bool) -> None:
-    from lct_deploy.golden import check_golden
-    from lct_deploy.runtime import RuntimeOptions, open_bundled
+def _verify_golden(
+    bundle: Bundle, runtime: str, provider: str | None, precision: Precision | None, *, json: bool
+) -> None:
+    from lct_deploy.golden import verify_golden
 
-    with closing(open_bundled(bundle, runtime, RuntimeOptions(), precision)) as opened:
-        parity = check_golden(bundle, opened)
+    parity = verify_golden(bundle, runtime, _runtime_options(provider), precision, command=_command())
     print(
         parity.model_dump_json(indent=2)
         if json
@@ -271,15 +359,16 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     top_k: Annotated[int, typer.Option(min=1)] = 5,
     runtime: RuntimeOption = "onnxruntime",
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
     json: JsonOption = False,
 ) -> None:
     """Classify image files."""
     from lct_deploy.predictions import predict_files
-    from lct_deploy.runtime import RuntimeOptions, open_bundled
+    from lct_deploy.runtime import open_bundled
 
-    opened = open_bundle(bundle)
-    with closing(open_bundled(opened, runtime, RuntimeOptions(), _precision(precision))) as engine:
+    opened, options = open_bundle(bundle), _runtime_options(provider)
+    with closing(open_bundled(opened, runtime, options, _precision(precision))) as engine:
         report = predict_files(opened, engine, images, k=top_k)
     if json:
         print(report.model_dump_json(indent=2))
@@ -302,8 +391,13 @@ def serve_command(
     bundles: Annotated[list[Path], typer.Argument(help="One or more bundles.")],
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="Default onnxruntime.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime (default), tensorrt, tensorrt-rtx.")
+    ] = None,
+    provider: ProviderOption = None,
     precision: PrecisionOption = None,
+    streams: Annotated[int | None, typer.Option(help="TensorRT: calls that run side by side.")] = None,
+    cuda_graphs: Annotated[bool | None, typer.Option(help="TensorRT: on, unless told otherwise.")] = None,
     intra_op_threads: Annotated[int | None, typer.Option(help="Threads of one inference.")] = None,
     decode_threads: Annotated[int | None, typer.Option(help="Threads that decode images.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
@@ -317,7 +411,10 @@ def serve_command(
         "host": host,
         "port": port,
         "runtime": runtime,
+        "provider": provider,
         "precision": _precision(precision),
+        "streams": streams,
+        "cuda_graphs": cuda_graphs,
         "intra_op_threads": intra_op_threads,
         "decode_threads": decode_threads,
         "log_level": log_level,
@@ -356,6 +453,17 @@ def _precision(name: str | None) -> Precision | None:
         known = ", ".join(get_args(Precision))
         raise UsageError(f"unknown precision {name!r}", hint=f"precisions are {known}")
     return cast("Precision | None", name)
+
+
+def _runtime_options(provider: str | None) -> "RuntimeOptions":
+    from lct_deploy.runtime.base import ProviderName, RuntimeOptions
+
+    if provider is None:
+        return RuntimeOptions()
+    if provider not in get_args(ProviderName):
+        known = ", ".join(get_args(ProviderName))
+        raise UsageError(f"unknown provider {provider!r}", hint=f"providers are {known}")
+    return RuntimeOptions(provider=cast("ProviderName", provider))
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -9,6 +9,7 @@
     │       └── ImageTooLargeError  one that is over the size limits
     ├── BundleError             a bundle that is damaged, incomplete or made by another version
     ├── RuntimeUnavailableError a runtime or a device that is not installed here
+    ├── DeviceError             a GPU that fails at its work: out of memory, an illegal address
     ├── ExportError             a graph that cannot be produced from this checkpoint
     └── ParityError             an artifact that does not agree with PyTorch
 
@@ -62,6 +63,10 @@ class BundleError(LctDeployError):
 
 class RuntimeUnavailableError(LctDeployError):
     """A runtime, execution provider or device that this environment does not have."""
+
+
+class DeviceError(LctDeployError):
+    """A GPU that has too little memory, or fails while it computes."""
 
 
 class ExportError(LctDeployError):

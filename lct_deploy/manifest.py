@@ -17,7 +17,7 @@ PRECISION_KEY = "lct.precision"  # a graph's own metadata: the precision that it
 OPERATORS = "lct operators"  # in an artifact's versions: the op library that it needs
 
 RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 
 def _confined(path: str) -> str:
@@ -74,6 +74,17 @@ class Profile(_Part):
     max: int | None = None
 
 
+class EngineBuild(_Part):
+    """How a TensorRT engine was built, and what it became."""
+
+    key: Sha256 = Field(description="of all that decides what the engine is: an equal build is not repeated")
+    command: str
+    layers: int = Field(description="kernels and copies after fusion, of the first profile")
+    layer_summary: dict[str, int] = Field(description="layers by kind")
+    attention: Literal["native", "plugin"]
+    options: dict[str, str] = Field(description="what was asked of the builder, beside profiles and GPUs")
+
+
 class Artifact(FileRecord):
     """Something that a runtime can load."""
 
@@ -82,11 +93,12 @@ class Artifact(FileRecord):
     precision: Precision
     profiles: tuple[Profile, ...]
     host: str | None = Field(default=None, description="instruction sets of the machine it was compiled for")
-    gpu: str | None = None
+    gpu: str | None = Field(default=None, description="compute capabilities it was built for, as sm89,sm120")
     versions: dict[str, str]
     verified: bool
     source: BundlePath | None = Field(default=None, description="the graph that it was made from")
     attention: str | None = Field(default=None, description="the form that the attention has in it")
+    build: EngineBuild | None = Field(default=None, description="of an engine")
 
 
 class FusedBlock(_Part):

@@ -15,14 +15,28 @@ MIN_IMAGES = 256
 MAX_LOGIT_ERROR: Mapping[Precision, float] = {"fp32": 1e-4}
 
 # Least share of images on which the artifact's top-1 is the reference's, where that is the limit.
-MIN_TOP1_AGREEMENT: Mapping[Precision, float] = {"fp16": 0.995, "bf16": 0.995, "int8": 0.98}
+MIN_TOP1_AGREEMENT: Mapping[Precision, float] = {
+    "tf32": 0.995,
+    "fp16": 0.995,
+    "bf16": 0.995,
+    "int8": 0.98,
+    "fp8": 0.98,
+}
 
 # Largest error of a gate, which is in (0, 1), against the float64 attention. The shipped checkpoint shows
 # 5e-7 in fp32, 2e-3 in fp16 with every result rounded, 1e-2 in bf16 and 2e-2 in int8; networks with random
 # weights 2e-5 in fp32. Over its limit an fp32 graph is wrong, and another costs more than its type should.
-MAX_GATE_ERROR: Mapping[Precision, float] = {"fp32": 5e-4, "fp16": 5e-3, "bf16": 5e-2, "int8": 5e-2}
+# tf32 rounds as fp16 does, to 10 bits.
+MAX_GATE_ERROR: Mapping[Precision, float] = {
+    "fp32": 5e-4,
+    "tf32": 5e-3,
+    "fp16": 5e-3,
+    "bf16": 5e-2,
+    "int8": 5e-2,
+    "fp8": 5e-2,
+}
 
-MAX_ACCURACY_DROP = 0.5  # points of top-1, for int8 where the images carry labels
+MAX_ACCURACY_DROP = 0.5  # points of top-1, for int8 and fp8 where the images carry labels
 
 _SATURATED = 1e-3
 _LISTED_FLIPS = 20
@@ -82,9 +96,9 @@ def logit_failures(parity: LogitParity, precision: Precision) -> list[str]:
 
 
 def accuracy_failures(accuracy: Accuracy, precision: Precision) -> list[str]:
-    """Why an accuracy does not pass: int8 may lose half a point."""
+    """Why an accuracy does not pass: eight bits may lose half a point."""
     drop = accuracy.reference_top1 - accuracy.artifact_top1
-    if precision != "int8" or drop <= MAX_ACCURACY_DROP:
+    if precision not in ("int8", "fp8") or drop <= MAX_ACCURACY_DROP:
         return []
     return [f"top-1 falls by {drop:.2f} points, over the limit of {MAX_ACCURACY_DROP}"]
 

@@ -1,6 +1,6 @@
 """Manifests and their parts in words, for the terminal."""
 
-from lct_deploy.manifest import Artifact, FusionCertificate, Manifest, ParityReport
+from lct_deploy.manifest import Artifact, EngineBuild, FusionCertificate, Manifest, ParityReport
 
 
 def describe_certificate(certificate: FusionCertificate) -> str:
@@ -77,8 +77,22 @@ def _describe_artifact(artifact: Artifact) -> str:
     form = f", attention: {artifact.attention}" if artifact.attention else ""
     return (
         f"{artifact.path}: {artifact.kind} for {artifact.runtime}, {artifact.precision}, {state}, "
-        f"sha256 {artifact.sha256[:16]}…{form}"
+        f"sha256 {artifact.sha256[:16]}…{form}{_describe_engine(artifact)}"
     )
+
+
+def _describe_engine(artifact: Artifact) -> str:
+    """What an engine was built for and became; nothing of other artifacts."""
+    if artifact.build is None:
+        return ""
+    batches = ", ".join(f"{p.min}:{p.opt}:{p.max}" for p in artifact.profiles)
+    return f", {artifact.gpu}, batches {batches}, {describe_layers(artifact.build)}"
+
+
+def describe_layers(build: EngineBuild) -> str:
+    """How many layers an engine has, and of which kinds."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in build.layer_summary.items())
+    return f"{build.layers} layers ({kinds}), attention {build.attention}"
 
 
 def _shortened(labels: tuple[str, ...], shown: int = 10) -> str:

@@ -1,11 +1,8 @@
-"""The models being served: each a bundle, its runtime and the thread that runs it."""
+"""The models being served: each a bundle, its runtime and the threads that run it."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +13,11 @@ from lct_deploy.errors import UsageError
 from lct_deploy.golden import check_golden
 from lct_deploy.manifest import Manifest, Precision
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
+from lct_deploy.runtime.submit import Inference, Submitter
 from server.settings import ServerSettings
 
 WARM_UP_IMAGES = 4
 logger = logging.getLogger("lct_deploy.server")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inference:
-    """Logits (N, classes) with the seconds spent waiting for the engine and computing."""
-
-    logits: NDArray[np.float32]
-    queue_seconds: float
-    compute_seconds: float
 
 
 class ServedModel:
@@ -37,7 +26,7 @@ class ServedModel:
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         self.bundle = bundle
         self._runtime = runtime
-        self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"engine-{self.name}")
+        self._submitter = Submitter(runtime, name=f"engine-{self.name}")
 
     @classmethod
     def open(
@@ -62,9 +51,8 @@ class ServedModel:
         return self.manifest.name
 
     async def infer(self, images: NDArray[np.uint8]) -> Inference:
-        """Logits for (N, H, W, 3) uint8 images, computed in the engine's own thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._engine, self._infer, images, time.perf_counter())
+        """Logits for (N, H, W, 3) uint8 images; the event loop and the decoders go on meanwhile."""
+        return await asyncio.wrap_future(self._submitter.submit(images))
 
     def describe(self) -> str:
         """One line for the log: what is served, and what runs it."""
@@ -73,21 +61,15 @@ class ServedModel:
         compiled = ""
         if spec.compiled_batches:
             batches = ", ".join(map(str, spec.compiled_batches))
-            compiled = f"; batches of {batches} run compiled, others on the bundle's graph"
+            others = "filled up to them" if spec.pads else "on the bundle's graph"
+            compiled = f"; batches of {batches} run compiled, others {others}"
         return (
             f"{self.name} version {self.manifest.version}: {spec.precision} on {spec.device} "
             f"({versions}){compiled}"
         )
 
     def close(self) -> None:
-        self._engine.shutdown(wait=True)
-        self._runtime.close()
-
-    def _infer(self, images: NDArray[np.uint8], asked: float) -> Inference:
-        started = time.perf_counter()
-        logits = self._runtime.infer(images)
-        done = time.perf_counter()
-        return Inference(logits=logits, queue_seconds=started - asked, compute_seconds=done - started)
+        self._submitter.close()
 
 
 class ModelRegistry:
@@ -99,7 +81,12 @@ class ModelRegistry:
     @classmethod
     def open(cls, settings: ServerSettings) -> "ModelRegistry":
         """Open every bundle, or none; raises UsageError where two have the same name."""
-        options = RuntimeOptions(threads=settings.intra_op_threads)
+        options = RuntimeOptions(
+            threads=settings.intra_op_threads,
+            provider=settings.provider,
+            streams=settings.streams,
+            cuda_graphs=settings.cuda_graphs,
+        )
         models: list[ServedModel] = []
         try:
             for path in settings.bundles:

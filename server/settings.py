@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
-from lct_deploy.runtime.base import available_cores
+from lct_deploy.runtime.base import ProviderName, available_cores
 
 
 class ServerSettings(BaseSettings):
@@ -19,6 +19,9 @@ class ServerSettings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
     runtime: str = "onnxruntime"
     precision: Precision | None = Field(default=None, description="None: what each bundle was exported for")
+    provider: ProviderName = Field(default="cpu", description="onnxruntime's")
+    streams: int = Field(default=2, ge=1, le=64, description="TensorRT: inferences that run side by side")
+    cuda_graphs: bool = Field(default=True, description="TensorRT: launch an inference's kernels at once")
     intra_op_threads: int = Field(default_factory=available_cores, ge=1)
     decode_threads: int = Field(default_factory=available_cores, ge=1)
     max_images: int = Field(default=64, ge=1, description="images in one request")

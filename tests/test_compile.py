@@ -520,7 +520,7 @@ def test_an_unverified_one_is_refused(quick_cli: QuickCli, compiled: Path, boot:
         (["--batch", "1,,8"], "is not"),
         (["--batch", ""], "is not"),
         (["--precision", "fp64"], "unknown precision 'fp64'"),
-        (["--runtime", "tensorrt"], "tensorrt"),
+        (["--runtime", "openvino"], "openvino"),
         (["--images", "nowhere"], "no such directory"),
     ],
 )
@@ -590,7 +590,9 @@ def test_a_graph_that_disagrees_leaves_the_bundle_as_it_was(
     assert_no_strays(compiled)
 
 
-@pytest.mark.parametrize("step", ["lay_out", "verify_artifact", "write_manifest"])
+@pytest.mark.parametrize(
+    "step", ["host.compile.lay_out", "host.compile.verify_artifact", "compiled.write_manifest"]
+)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_interruption_leaves_the_bundle_as_it_was(
     bundle: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
@@ -599,7 +601,7 @@ def test_an_interruption_leaves_the_bundle_as_it_was(
         raise error
 
     before = files(bundle)
-    monkeypatch.setattr(compiling, step, fail)
+    monkeypatch.setattr(f"exporters.{step}", fail)
     with pytest.raises(type(error)):
         compile_(bundle, (1,))
     monkeypatch.undo()

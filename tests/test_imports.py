@@ -22,7 +22,9 @@ TORCH_FREE = [
     "lct_deploy.cost",
     "lct_deploy.datasets",
     "lct_deploy.runtime.onnxruntime",
+    "lct_deploy.runtime.tensorrt",
     "lct_deploy.kernels.cpu",
+    "lct_deploy.kernels.gpu.plan",
 ]
 HEAVY = ("torch", "onnx", "onnxscript", "safetensors")
 
@@ -45,6 +47,20 @@ def run_without(blocked: tuple[str, ...], code: str) -> "subprocess.CompletedPro
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_serving_imports_without_torch_and_onnx(module: str) -> None:
     done = run_without(HEAVY, f"import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_serving_loads_nothing_of_a_gpu_unless_asked() -> None:
+    code = (
+        "import sys, server.run, lct_deploy.cli, lct_deploy.runtime.onnxruntime; print(sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ast.literal_eval(done.stdout)}
+    assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch"}
+
+
+def test_engines_run_without_onnxruntime_and_triton() -> None:
+    done = run_without((*HEAVY, "onnxruntime", "triton"), "import lct_deploy.runtime.tensorrt")
     assert done.returncode == 0, done.stderr
 
 

@@ -1,8 +1,11 @@
 """Every runtime behind the one protocol: the same answers, the same refusals."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lct_deploy.bundle import open_bundle
@@ -10,7 +13,10 @@ from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError,
 from lct_deploy.golden import check_golden
 from lct_deploy.predictions import top_k
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact
+from lct_deploy.runtime.base import ProviderName
+from lct_deploy.runtime.onnxruntime import run_bound
 from lct_deploy.sample import DEMO_CHECKPOINT
+from tests.conftest import QuickCli
 
 PUBLIC = {"open", "infer", "spec", "close"}
 
@@ -61,16 +67,92 @@ def test_it_can_be_closed(runtime: Runtime) -> None:
 
 
 def test_an_unknown_runtime_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"unknown runtime 'jax'[\s\S]*onnxruntime, torch"):
+    with pytest.raises(
+        UsageError, match=r"unknown runtime 'jax'[\s\S]*onnxruntime, tensorrt, tensorrt-rtx, torch"
+    ):
         open_artifact("jax", DEMO_CHECKPOINT, RuntimeOptions())
 
 
-def test_a_provider_that_is_not_there_is_refused_and_not_replaced(demo_bundle: Path) -> None:
-    options = RuntimeOptions(providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+@pytest.mark.parametrize(
+    ("provider", "name"), [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")]
+)
+def test_a_provider_that_is_not_there_is_refused_and_not_replaced(
+    demo_bundle: Path, provider: ProviderName, name: str
+) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=rf"no {name} here[\s\S]*lct-deploy\[gpu\]"):
+        open_artifact("onnxruntime", demo_bundle / "model.onnx", RuntimeOptions(provider=provider))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_onnxruntime_goes_on_without_is_refused(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its libraries are installed and the driver is not: onnxruntime then takes the CPU."""
+    claimed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
     with pytest.raises(
-        RuntimeUnavailableError, match=r"no CUDAExecutionProvider here[\s\S]*lct-deploy\[gpu\]"
+        RuntimeUnavailableError, match=r"cannot start its CUDA.*run on CPUExecutionProvider instead\n.*driver"
     ):
-        open_artifact("onnxruntime", demo_bundle / "model.onnx", options)
+        open_artifact("onnxruntime", demo_bundle / "model.onnx", RuntimeOptions(provider="cuda"))
+
+
+def test_input_and_output_may_be_bound(demo_bundle: Path) -> None:
+    """The way to a GPU's memory and back, with the CPU's."""
+    session = onnxruntime.InferenceSession(demo_bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    images = open_bundle(demo_bundle).golden().images[:3]
+    (expected,) = session.run(["logits"], {"image": images})
+    assert np.array_equal(run_bound(session, images, "cpu"), np.asarray(expected))
+
+
+def test_tensorrt_as_a_provider_takes_the_graph_that_is_spelled_for_it(
+    demo_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
+    shutil.copy(bundle / "model.onnx", bundle / "spelled.onnx")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    portable = manifest["artifacts"][0]
+    manifest["artifacts"].append({**portable, "path": "spelled.onnx", "runtime": "tensorrt"})
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_bundle(bundle)
+    assert opened.artifact("onnxruntime", spelled_for="tensorrt").path == "spelled.onnx"
+    assert opened.artifact("onnxruntime").path == "model.onnx"
+    assert open_bundle(demo_bundle).artifact("onnxruntime", spelled_for="tensorrt").path == "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "message"),
+    [
+        (["predict", "BUNDLE", "x.png", "--provider", "cuda"], {}, 1, "no CUDAExecutionProvider here"),
+        (["predict", "BUNDLE", "x.png"], {"LCT_PROVIDER": "cuda"}, 1, "no CUDAExecutionProvider here"),
+        (["verify", "BUNDLE", "--provider", "cuda"], {}, 1, "no CUDAExecutionProvider here"),
+        (["serve", "BUNDLE"], {"LCT_PROVIDER": "cuda"}, 1, "no CUDAExecutionProvider here"),
+        (["predict", "BUNDLE", "x.png"], {"LCT_PROVIDER": "gpu"}, 2, "providers are cpu, cuda, tensorrt"),
+        (["serve", "BUNDLE", "--provider", "gpu"], {}, 2, "provider"),
+        (["verify", "BUNDLE", "--checkpoint", "x.pt", "--provider", "cuda"], {}, 2, "drop --provider"),
+        (["verify", "BUNDLE", "--bisect", "--provider", "cuda"], {}, 2, "drop --provider"),
+        (
+            ["predict", "BUNDLE", "x.png", "--runtime", "tensorrt", "--provider", "cuda"],
+            {},
+            2,
+            "drop --provider",
+        ),
+        (["serve", "BUNDLE", "--streams", "0"], {}, 2, "streams"),
+    ],
+)
+def test_what_a_provider_cannot_do_is_said(
+    quick_cli: QuickCli,
+    monkeypatch: pytest.MonkeyPatch,
+    demo_bundle: Path,
+    arguments: list[str],
+    variables: dict[str, str],
+    code: int,
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = quick_cli(*[demo_bundle if a == "BUNDLE" else a for a in arguments])
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:

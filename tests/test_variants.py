@@ -30,7 +30,7 @@ from exporters.quantization.calibration import calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD
 from exporters.quantization.qdq import quantize
 from exporters.spelling import spell_out
-from exporters.variants import TARGETS
+from exporters.variants import CALIBRATED, TARGETS
 from lct_deploy import parity
 from lct_deploy.bundle import open_bundle
 from lct_deploy.golden import check_golden
@@ -103,7 +103,7 @@ def gates_of(model: ModelProto, images: np.ndarray, directory: Path) -> dict[str
 def test_every_combination_exports_and_is_proven(
     precision: Precision, target: Target, mirrored: Path, tmp_path: Path
 ) -> None:
-    calibration = CalibrationOptions(data=str(mirrored)) if precision == "int8" else CalibrationOptions()
+    calibration = CalibrationOptions(data=str(mirrored)) if precision in CALIBRATED else CalibrationOptions()
     options = ExportOptions(precision=precision, target=target, calibration=calibration)
     manifest = export(DEMO_CHECKPOINT, tmp_path / "demo", options)
     paths = ["model.onnx"]
@@ -128,7 +128,7 @@ def test_every_combination_exports_and_is_proven(
     warned = any("no bf16 on CPUs" in warning for warning in manifest.parity[-1].warnings)
     assert warned == (precision == "bf16")
     calibrated = any("calibrated on 64 images" in note for note in manifest.source.notes)
-    assert calibrated == (precision == "int8")
+    assert calibrated == (precision in CALIBRATED)
     assert_graph_suits(onnx.load(tmp_path / "demo" / paths[-1]), precision, target)
     if target != "tensorrt" and precision != "bf16":
         bundle = open_bundle(tmp_path / "demo")
@@ -178,7 +178,10 @@ def test_from_the_command_line_with_the_default_target(
         (["--precision", "int8"], "--calib-data DIR, or fashion-mnist"),
         (["--precision", "int8", "--calib-images", "64"], "--calib-data"),
         (["--precision", "int8", "--for", "portable"], "--for onnxruntime or tensorrt"),
-        (["--calib-data", "MIRRORED"], "--precision int8"),
+        (["--precision", "fp8"], "--calib-data DIR, or fashion-mnist"),
+        (["--precision", "fp8", "--for", "onnxruntime"], "--for tensorrt"),
+        (["--precision", "tf32"], "lct-deploy compile BUNDLE --precision tf32"),
+        (["--calib-data", "MIRRORED"], "--precision int8 or fp8"),
         (["--calib-images", "64"], "--precision int8"),
         (["--calib-method", "entropy"], "--precision int8"),
         (["--precision", "fp16", "--calib-data", "MIRRORED"], "--precision int8"),

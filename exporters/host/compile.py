@@ -1,31 +1,27 @@
 """`lct-deploy compile --runtime onnxruntime`: a bundle's graph laid out for this machine."""
 
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
-from exporters.gates import read_gates
+from exporters.compiled import moved_in, prove_by_graph, record
 from exporters.host.layout import HostGraph, lay_out
 from exporters.images import parity_images
-from exporters.proof import BATCH, GATE_IMAGES, Proof, Reference, verify_artifact
+from exporters.proof import Proof, verify_artifact
 from lct_deploy.atomic import check_writable, sha256_file
-from lct_deploy.bundle import MANIFEST, Bundle, write_manifest
+from lct_deploy.bundle import MANIFEST, Bundle
 from lct_deploy.errors import ParityError, UsageError
 from lct_deploy.host import host_isa
 from lct_deploy.kernels.cpu import VERSION as OPS_VERSION
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import OPERATORS, Artifact, Manifest, ParityReport, Precision, Profile
-from lct_deploy.parity import in_batches
 from lct_deploy.progress import stderr, track
 from lct_deploy.report import describe_parity
-from lct_deploy.runtime import RuntimeOptions, open_artifact
 from lct_deploy.runtime.select import mismatches
 
 RUNTIME = "onnxruntime"
@@ -56,7 +52,8 @@ def compile_for_host(
     _check_batches(options.batches)
     source = bundle.artifact(RUNTIME, options.precision)
     model = onnx.load(bundle.file(source))
-    proof = _prove(bundle, options.images)
+    spec, labels = bundle.manifest.input, bundle.manifest.labels
+    proof = prove_by_graph(bundle, parity_images(spec.preprocessing, options.images, labels))
     check_writable(bundle.path / MANIFEST)
     with tempfile.TemporaryDirectory(dir=bundle.path, prefix=".compile.") as work:
         made = [
@@ -64,27 +61,9 @@ def compile_for_host(
             for batch in track(sorted(set(options.batches)), "compiling", total=len(set(options.batches)))
         ]
         artifacts = [artifact for artifact, _ in made]
-        with _moved(bundle, Path(work), artifacts):
-            return _record(bundle, artifacts, [report for _, report in made], command)
-
-
-@contextmanager
-def _moved(bundle: Bundle, work: Path, artifacts: list[Artifact]) -> Generator[None]:
-    """The files in their places; gone again where the manifest cannot be made to name them."""
-    known = {artifact.path for artifact in bundle.manifest.artifacts}
-    directory = bundle.path / DIRECTORY
-    try:
-        directory.mkdir(exist_ok=True)
-        for artifact in artifacts:
-            (work / Path(artifact.path).name).rename(bundle.file(artifact))
-        yield
-    except BaseException:
-        for artifact in artifacts:
-            if artifact.path not in known:
-                bundle.file(artifact).unlink(missing_ok=True)
-        if not any(directory.iterdir()):
-            directory.rmdir()
-        raise
+        reports = [report for _, report in made]
+        with moved_in(bundle, Path(work), artifacts):
+            return record(bundle, artifacts, reports, command, replaces=_replaces(artifacts))
 
 
 def _compile_batch(
@@ -117,23 +96,6 @@ def _check_batches(batches: tuple[int, ...]) -> None:
         )
 
 
-def _prove(bundle: Bundle, directory: Path | None) -> Proof:
-    """The answers of the bundle's fp32 graph, which the export has compared with the network's."""
-    artifact = bundle.artifact(RUNTIME, "fp32")
-    path = bundle.file(artifact)
-    manifest = bundle.manifest
-    images = parity_images(manifest.input.preprocessing, directory, manifest.labels)
-    with closing(open_artifact(RUNTIME, path, RuntimeOptions())) as opened:
-        (logits,) = in_batches(
-            lambda chunk: [opened.infer(chunk)], images.images, BATCH, description=artifact.path
-        )
-    gates = read_gates(path, images.images[:GATE_IMAGES], batch=BATCH)
-    reference = Reference(
-        logits=logits, gates={layer: gate.astype(np.float64) for layer, gate in gates.items()}
-    )
-    return Proof(images=images, reference=reference, source=artifact.path)
-
-
 def _artifact(name: str, digest: str, source: Artifact, graph: HostGraph, batch: int) -> Artifact:
     versions = {"onnxruntime": metadata.version("onnxruntime")}
     if graph.needs_library:
@@ -153,25 +115,13 @@ def _artifact(name: str, digest: str, source: Artifact, graph: HostGraph, batch:
     )
 
 
-def _record(bundle: Bundle, artifacts: list[Artifact], reports: list[ParityReport], command: str) -> Manifest:
-    """The new artifacts take the place of their forerunners, and of those that no longer fit this machine."""
-    old = bundle.manifest
-    batches = {artifact.profiles for artifact in artifacts}
-    gone = [
-        a
-        for a in old.artifacts
-        if (a.runtime, a.kind) == (RUNTIME, "compiled")
-        and ((a.precision == artifacts[0].precision and a.profiles in batches) or mismatches(a))
-    ]
-    forgotten = {Path(a.path).name for a in gone}
-    manifest = old.model_copy(
-        update={
-            "artifacts": (*(a for a in old.artifacts if a not in gone), *artifacts),
-            "parity": (*(r for r in old.parity if r.artifact not in forgotten), *reports),
-            "commands": (*old.commands, command),
-        }
-    )
-    write_manifest(bundle.path, manifest)
-    for path in {a.path for a in gone} - {a.path for a in artifacts}:
-        (bundle.path / path).unlink(missing_ok=True)
-    return manifest
+def _replaces(artifacts: list[Artifact]) -> Callable[[Artifact], bool]:
+    """Those of the same precision and batch, and those that no longer fit this machine."""
+    made = {(artifact.precision, artifact.profiles) for artifact in artifacts}
+
+    def replaces(old: Artifact) -> bool:
+        if (old.runtime, old.kind) != (RUNTIME, "compiled"):
+            return False
+        return (old.precision, old.profiles) in made or bool(mismatches(old))
+
+    return replaces

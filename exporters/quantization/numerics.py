@@ -1,12 +1,21 @@
-"""Scales, zero points and integer weights."""
+"""Scales, zero points and weights in eight bits."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.quantization.histogram import Range
 from exporters.quantization.placement import Target
+
+EightBit = Literal["int8", "fp8"]
+
+# What a symmetric tensor is stored in, and its largest value. fp8 is e4m3fn, the one with more mantissa:
+# the other, e5m2, is for gradients, and TensorRT takes none of it.
+_TYPES = {"int8": np.int8, "fp8": ml_dtypes.float8_e4m3fn}
+_PEAKS = {"int8": 127, "fp8": 448}
 
 # The smallest scale: below it the product of two, a bias's scale, would not be a normal float32.
 _MIN_SCALE = 1e-18
@@ -19,40 +28,46 @@ class Affine:
     """q = round(x / scale) + zero_point; `zero_point`'s dtype is that of q."""
 
     scale: NDArray[np.float32]
-    zero_point: NDArray[np.uint8] | NDArray[np.int8]
+    zero_point: NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntegerWeights:
-    """Weights (out, …) in int8 and their scale per output channel."""
+class Weights:
+    """Weights (out, …) in eight bits and their scale per output channel."""
 
-    values: NDArray[np.int8]
+    values: NDArray[Any]
     scale: NDArray[np.float32]
 
 
-def activation(range_: Range, target: Target) -> Affine:
-    """uint8 with a zero point for onnxruntime, symmetric int8 for TensorRT; zero is always exact."""
+def activation(range_: Range, target: Target, precision: EightBit = "int8") -> Affine:
+    """uint8 with a zero point for onnxruntime, symmetric for TensorRT; zero is always exact."""
     low, high = min(range_.low, 0.0), max(range_.high, 0.0)
     if target == "tensorrt":
-        return Affine(scale=_scale(max(-low, high) / 127), zero_point=np.array(0, np.int8))
+        scale = _scale(max(-low, high) / _PEAKS[precision])
+        return Affine(scale=scale, zero_point=np.array(0, _TYPES[precision]))
     scale = _scale((high - low) / 255)
     return Affine(scale=scale, zero_point=np.array(round(-low / float(scale)), np.uint8))
 
 
 def weights(
-    values: NDArray[np.float32], bias: NDArray[np.float32], input_scale: NDArray[np.float32], target: Target
-) -> IntegerWeights:
-    """Symmetric int8 per output channel, of a convolution (out, in, …) or a linear layer (out, in)."""
-    peak = np.abs(values).reshape(len(values), -1).max(axis=1) / 127
+    values: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    input_scale: NDArray[np.float32],
+    target: Target,
+    precision: EightBit = "int8",
+) -> Weights:
+    """Symmetric per output channel, of a convolution (out, in, …) or a linear layer (out, in)."""
+    limit = _PEAKS[precision]
+    peak = np.abs(values).reshape(len(values), -1).max(axis=1) / limit
     if target == "onnxruntime":
         peak = np.maximum(peak, _pair_peak(values) / _PAIR_LIMIT)
     # A channel that BatchNorm switched off has weights of zero and still a bias to represent.
     floor = np.abs(bias) / (input_scale * _BIAS_LIMIT)
     scale = np.maximum(np.maximum(peak, floor), _MIN_SCALE).astype(np.float32)
     shape = (-1,) + (1,) * (values.ndim - 1)
-    return IntegerWeights(
-        values=np.clip(np.round(values / scale.reshape(shape)), -127, 127).astype(np.int8), scale=scale
-    )
+    steps = np.clip(values / scale.reshape(shape), -limit, limit)
+    rounded = np.round(steps) if precision == "int8" else steps  # a float type rounds by itself
+    return Weights(values=rounded.astype(_TYPES[precision]), scale=scale)
 
 
 def _pair_peak(values: NDArray[np.float32]) -> NDArray[np.float32]:

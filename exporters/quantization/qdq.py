@@ -10,46 +10,58 @@ from onnx import ModelProto, NodeProto
 from exporters.quantization import numerics
 from exporters.quantization.gate import quantize_gates
 from exporters.quantization.histogram import Range
-from exporters.quantization.numerics import Affine
+from exporters.quantization.numerics import Affine, EightBit
 from exporters.quantization.placement import Target, placement
-from exporters.quantization.rewrite import copied, initializers, node_like, rewritten
+from exporters.quantization.rewrite import copied, initializers, node_like, rewritten, with_opset
 from exporters.quantization.stem import cast_first, fold_normalization
 from lct_deploy.errors import ExportError
 
+_FP8_OPSET = 19  # the first whose QuantizeLinear has float8 outputs
 
-def quantize(model: ModelProto, ranges: Mapping[str, Range], target: Target) -> ModelProto:
-    """A copy of an fp32 graph with int8 weights per output channel and eight-bit activations.
+
+def quantize(
+    model: ModelProto, ranges: Mapping[str, Range], target: Target, precision: EightBit = "int8"
+) -> ModelProto:
+    """A copy of an fp32 graph with eight-bit weights per output channel and eight-bit activations.
 
     `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
-    `tensorrt`: symmetric int8, float biases, as TensorRT takes no other. Nodes and tensors keep their
+    `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other. Nodes and tensors keep their
     names: beside a tensor `t` stand `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
     `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
     """
+    if precision == "fp8":
+        model = with_opset(model, _FP8_OPSET)
     source = fold_normalization(model) if target == "onnxruntime" else cast_first(model)
-    writer = _Writer(source, _activations(source, ranges, target), target)
+    writer = _Writer(source, _activations(source, ranges, target, precision), target, precision)
     for node in source.graph.node:
         writer.rewrite(node)
-    quantized = rewritten(source, writer.nodes, writer.constants, precision="int8")
+    quantized = rewritten(source, writer.nodes, writer.constants, precision=precision)
     if target == "onnxruntime":
         quantize_gates(quantized)
     return quantized
 
 
-def _activations(model: ModelProto, ranges: Mapping[str, Range], target: Target) -> dict[str, Affine]:
+def _activations(
+    model: ModelProto, ranges: Mapping[str, Range], target: Target, precision: EightBit
+) -> dict[str, Affine]:
     places = placement(model.graph, target)
     missing = sorted(set(places.values()) - set(ranges))
     if missing:
         raise ExportError(f"no range was calibrated for {len(missing)} tensors: {', '.join(missing[:5])}")
-    return {tensor: numerics.activation(ranges[source], target) for tensor, source in places.items()}
+    return {
+        tensor: numerics.activation(ranges[source], target, precision) for tensor, source in places.items()
+    }
 
 
 class _Writer:
     """The nodes and new constants of the quantised graph, in order."""
 
-    def __init__(self, model: ModelProto, activations: dict[str, Affine], target: Target) -> None:
-        self.activations, self.target = activations, target
+    def __init__(
+        self, model: ModelProto, activations: dict[str, Affine], target: Target, precision: EightBit
+    ) -> None:
+        self.activations, self.target, self.precision = activations, target, precision
         self.values = initializers(model)
-        # The scale of every tensor that integer weights meet, in the tensor's own name.
+        # The scale of every tensor that eight-bit weights meet, in the tensor's own name.
         self.scales = {name: affine.scale for name, affine in activations.items()}
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
@@ -78,14 +90,14 @@ class _Writer:
         self.nodes.append(node_like(origin, "DequantizeLinear", [q, *parameters], dq))
 
     def _weights(self, node: NodeProto) -> None:
-        """Weights in int8, and for onnxruntime the bias in int32."""
+        """Weights in eight bits, and for onnxruntime the bias in int32."""
         data, weight, bias = node.input
         scale = self.scales[data]
-        integer = numerics.weights(self.values[weight], self.values[bias], scale, self.target)
-        node.input[1] = self._constant(node, weight, integer.values, integer.scale, "weight")
+        small = numerics.weights(self.values[weight], self.values[bias], scale, self.target, self.precision)
+        node.input[1] = self._constant(node, weight, small.values, small.scale, "weight")
         if self.target == "onnxruntime":
-            values = numerics.integer_bias(self.values[bias], integer.scale, scale)
-            node.input[2] = self._constant(node, bias, values, integer.scale * scale, "bias")
+            values = numerics.integer_bias(self.values[bias], small.scale, scale)
+            node.input[2] = self._constant(node, bias, values, small.scale * scale, "bias")
 
     def _constant(
         self, node: NodeProto, name: str, values: NDArray[Any], scale: NDArray[np.float32], kind: str

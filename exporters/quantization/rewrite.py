@@ -42,6 +42,17 @@ def node_like(
     return node
 
 
+def with_opset(model: ModelProto, least: int) -> ModelProto:
+    """A copy of `model` in the standard operator set `least` or its own, if that is newer."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for owner in (copy, *copy.functions):
+        for entry in owner.opset_import:
+            if entry.domain == "":
+                entry.version = max(entry.version, least)
+    return copy
+
+
 def rewritten(
     model: ModelProto, nodes: list[NodeProto], constants: Constants, *, precision: Precision
 ) -> ModelProto:

@@ -23,7 +23,18 @@ Attention = LinearContextTransform | SqueezeExcitation
 AttentionFactory = Callable[[int], nn.Module]
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """What both kinds of block end in: attention on the branch, the shortcut added, ReLU."""
+
+    attn: nn.Module
+    relu: nn.ReLU
+    downsample: nn.Module
+
+    def tail(self, branch: Tensor, x: Tensor) -> Tensor:
+        return self.relu(self.attn(branch) + self.downsample(x))
+
+
+class BasicBlock(ResidualBlock):
     """Two 3×3 convolutions; used by ResNet-18, -20 and -34."""
 
     def __init__(
@@ -47,11 +58,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.attn(self.bn2(self.conv2(out)))
-        return self.relu(out + self.downsample(x))
+        return self.tail(self.bn2(self.conv2(out)), x)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1×1, 3×3, 1×1 with a fourfold expansion; used by ResNet-26 and deeper."""
 
     def __init__(
@@ -79,8 +89,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.attn(self.bn3(self.conv3(out)))
-        return self.relu(out + self.downsample(x))
+        return self.tail(self.bn3(self.conv3(out)), x)
 
 
 class GlobalAveragePool(nn.Module):

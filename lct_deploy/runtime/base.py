@@ -3,13 +3,15 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lct_deploy.errors import UsageError
-from lct_deploy.manifest import Precision
+from lct_deploy.manifest import Artifact, Precision
+
+ProviderName = Literal["cpu", "cuda", "tensorrt"]
 
 
 def available_cores() -> int:
@@ -19,10 +21,12 @@ def available_cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """How to run; what a runtime cannot honour it refuses."""
+    """How to run; what does not concern a runtime it does not read."""
 
     threads: int = field(default_factory=available_cores)
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    provider: ProviderName = "cpu"  # onnxruntime's
+    streams: int = 2  # TensorRT: calls that run side by side, each with buffers of its own
+    cuda_graphs: bool = True  # TensorRT: launch all of an inference's kernels at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class RuntimeSpec:
     device: str
     versions: dict[str, str]
     compiled_batches: tuple[int, ...] = ()  # batch sizes that run on a graph of their own
+    pads: bool = False  # other batches are filled up to these, not run on a graph for any batch
+    streams: int = 1  # calls of `infer` that run side by side
 
 
 class Runtime(Protocol):
@@ -58,8 +64,11 @@ class ArtifactRuntime(Runtime, Protocol):
     """A runtime that opens artifacts from files."""
 
     @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> Self:
-        """Load `path`; raises BundleError or RuntimeUnavailableError where that cannot be done."""
+    def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
+        """Load `path`, of which a bundle says `artifact`; engines need to be told, graphs tell themselves.
+
+        Raises BundleError, RuntimeUnavailableError or DeviceError where that cannot be done.
+        """
         ...
 
 

@@ -1,5 +1,8 @@
-"""ONNX Runtime: portable and compiled graphs on the CPU."""
+"""ONNX Runtime: portable and compiled graphs on the CPU, graphs on NVIDIA GPUs through its providers."""
 
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -9,34 +12,35 @@ from numpy.typing import NDArray
 
 from lct_deploy.errors import BundleError, RuntimeUnavailableError
 from lct_deploy.kernels.cpu import op_library
-from lct_deploy.manifest import PRECISION_KEY, Precision
-from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
+from lct_deploy.manifest import PRECISION_KEY, Artifact, Precision
+from lct_deploy.runtime.base import ProviderName, RuntimeOptions, RuntimeSpec, check_images
+from lct_deploy.runtime.cache import cache_directory
+
+# name → onnxruntime's name, and where its tensors lie
+_PROVIDERS: dict[ProviderName, tuple[str, str]] = {
+    "cpu": ("CPUExecutionProvider", "cpu"),
+    "cuda": ("CUDAExecutionProvider", "cuda"),
+    "tensorrt": ("TensorrtExecutionProvider", "cuda"),
+}
 
 
 class OnnxRuntime:
     """An InferenceSession on a graph of ours (`image` in, `logits` out)."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: RuntimeSpec) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, spec: RuntimeSpec, memory: str) -> None:
         self._session = session
         self._spec = spec
+        self._memory = memory
 
     @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> Self:
-        _check_providers(options.providers)
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        # A bundle's compiled graphs are sessions of their own: the threads of one must not spin, in
-        # wait for more work, on the cores where another is computing.
-        settings.add_session_config_entry("session.force_spinning_stop", "1")
-        if library := op_library():
-            settings.register_custom_ops_library(str(library))
-        settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
-        try:
-            session = onnxruntime.InferenceSession(str(path), settings, providers=list(options.providers))
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
-        return cls(session, _spec(session))
+    def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
+        provider, memory = _PROVIDERS[options.provider]
+        check_available(provider)
+        # What it fails to load it prints, where a caller expects one document and nothing else.
+        with redirect_stdout(sys.stderr):
+            session = _session(path, options, artifact)
+        _check_chosen(provider, session.get_providers())
+        return cls(session, _spec(session), memory)
 
     @property
     def spec(self) -> RuntimeSpec:
@@ -44,20 +48,82 @@ class OnnxRuntime:
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         check_images(images, self._spec)
-        outputs = cast("list[Any]", self._session.run(["logits"], {"image": images}))
-        return outputs[0]
+        if self._memory == "cpu":
+            outputs = cast("list[Any]", self._session.run(["logits"], {"image": images}))
+            return outputs[0]
+        return run_bound(self._session, images, self._memory)
 
     def close(self) -> None:
         del self._session
 
 
-def _check_providers(wanted: tuple[str, ...]) -> None:
+def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> onnxruntime.InferenceSession:
+    if options.provider != "cpu":
+        # CUDA and cuDNN lie where pip has put them, and no loader looks there.
+        onnxruntime.preload_dlls(directory="")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    # A bundle's compiled graphs are sessions of their own: the threads of one must not spin, in
+    # wait for more work, on the cores where another is computing.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if library := op_library():
+        settings.register_custom_ops_library(str(library))
+    settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
+    providers = _providers(options.provider, artifact)
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+
+
+def run_bound(
+    session: onnxruntime.InferenceSession, images: NDArray[np.uint8], memory: str
+) -> NDArray[np.float32]:
+    """Run with input and output in `memory`: one copy there and one back, where the images need them."""
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(images, memory, 0))
+    binding.bind_output("logits", memory)
+    session.run_with_iobinding(binding)
+    return cast("list[Any]", binding.copy_outputs_to_cpu())[0]
+
+
+def _providers(name: ProviderName, artifact: Artifact | None) -> Sequence[str | tuple[str, dict[str, str]]]:
+    """What a session is given: the provider asked for, and those that take what it has no kernel for."""
+    cpu = "CPUExecutionProvider"
+    # Its default is to round float32 to tf32.
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
+    tensorrt = ("TensorrtExecutionProvider", _tensorrt_options(artifact.precision if artifact else "fp32"))
+    return {"cpu": [cpu], "cuda": [cuda, cpu], "tensorrt": [tensorrt, cuda, cpu]}[name]
+
+
+def _tensorrt_options(precision: Precision) -> dict[str, str]:
+    """It computes in float32 whatever it is not allowed to round, and builds an engine at each start."""
+    rounding = {f"trt_{precision}_enable": "1"} if precision in ("fp16", "bf16", "int8") else {}
+    directory = str(cache_directory() / "onnxruntime")
+    return {**rounding, "trt_engine_cache_enable": "1", "trt_engine_cache_path": directory}
+
+
+def check_available(provider: str) -> None:
+    """Raise RuntimeUnavailableError where this onnxruntime was built without a provider of that name."""
     available = onnxruntime.get_available_providers()
-    missing = [name for name in wanted if name not in available]
-    if missing:
+    if provider not in available:
         raise RuntimeUnavailableError(
-            f"onnxruntime has no {', '.join(missing)} here; it has {', '.join(available)}",
+            f"onnxruntime has no {provider} here; it has {', '.join(available)}",
             hint="pip install 'lct-deploy[gpu]' in an environment without the package onnxruntime",
+        )
+
+
+def _check_chosen(provider: str, chosen: Sequence[str]) -> None:
+    """Raise RuntimeUnavailableError where onnxruntime has gone on without the provider asked for.
+
+    That is what it does where the provider's libraries or the driver cannot be loaded.
+    """
+    if provider not in chosen:
+        raise RuntimeUnavailableError(
+            f"onnxruntime cannot start its {provider}, and would run on {', '.join(chosen)} instead",
+            hint="its message above says what it misses: a library, which pip install 'lct-deploy[gpu]' "
+            "brings, or the NVIDIA driver (nvidia-smi)",
         )
 
 

@@ -14,18 +14,25 @@ from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import OPERATORS, Artifact, Precision
 from lct_deploy.runtime.base import ArtifactRuntime, Runtime, RuntimeOptions
 from lct_deploy.runtime.batched import BatchedRuntime
+from lct_deploy.runtime.engines import check_verified, choose_engine, this_place
+from lct_deploy.runtime.flavours import FlavourName, is_flavour
 
 # name → module, class, extra that installs it
 _RUNTIMES = {
     "onnxruntime": ("lct_deploy.runtime.onnxruntime", "OnnxRuntime", "cpu"),
+    "tensorrt": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "gpu"),
+    "tensorrt-rtx": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "rtx"),
     "torch": ("lct_deploy.runtime.torch", "TorchRuntime", "export"),
 }
 
 
-def open_artifact(name: str, path: Path, options: RuntimeOptions) -> Runtime:
-    """Open a graph or checkpoint with the runtime called `name`.
+def open_artifact(
+    name: str, path: Path, options: RuntimeOptions, artifact: Artifact | None = None
+) -> Runtime:
+    """Open a graph, an engine or a checkpoint with the runtime called `name`.
 
-    Raises UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
+    `artifact` is what a bundle says of the file, without which engines are not opened. Raises
+    UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
     """
     if name not in _RUNTIMES:
         raise UsageError(f"unknown runtime {name!r}", hint=f"runtimes are {', '.join(_RUNTIMES)}")
@@ -37,24 +44,59 @@ def open_artifact(name: str, path: Path, options: RuntimeOptions) -> Runtime:
             f"the runtime {name} needs the package {error.name}, which is not installed",
             hint=f"pip install 'lct-deploy[{extra}]'",
         ) from error
-    return runtime.open(path, options)
+    return runtime.open(path, options, artifact)
 
 
 def open_bundled(
-    bundle: Bundle, name: str, options: RuntimeOptions, precision: Precision | None = None
+    bundle: Bundle,
+    name: str,
+    options: RuntimeOptions,
+    precision: Precision | None = None,
+    *,
+    unverified: bool = False,
 ) -> Runtime:
-    """Open what a bundle holds for `name`: its graph, and what was compiled for some batch sizes.
+    """Open what a bundle holds for `name`: an engine, or its graph and what was compiled for some batches.
 
-    `precision` None is the one that the bundle was exported for. Raises BundleError where there is
-    no such graph, or where what was compiled does not fit this machine.
+    `precision` None is the one that the bundle was exported for; only `verify` asks for an engine that
+    is `unverified`. Raises BundleError where there is nothing of that kind, or where it does not fit
+    this machine.
     """
+    if options.provider != "cpu" and name != "onnxruntime":
+        raise UsageError(
+            f"providers are onnxruntime's: {name} has no {options.provider}", hint="drop --provider"
+        )
+    if is_flavour(name):
+        return _open_engine(bundle, name, options, precision, unverified=unverified)
+    if options.provider != "cpu":
+        spelled_for = "tensorrt" if options.provider == "tensorrt" else None
+        graph = bundle.artifact(name, precision, spelled_for=spelled_for)
+        return open_artifact(name, bundle.file(graph), options, graph)
+    return _open_on_host(bundle, name, options, precision)
+
+
+def _open_engine(
+    bundle: Bundle,
+    name: FlavourName,
+    options: RuntimeOptions,
+    precision: Precision | None,
+    *,
+    unverified: bool,
+) -> Runtime:
+    engine = choose_engine(bundle, name, precision, this_place(name))
+    if not unverified:
+        check_verified(bundle, engine)
+    return open_artifact(name, bundle.file(engine), options, engine)
+
+
+def _open_on_host(bundle: Bundle, name: str, options: RuntimeOptions, precision: Precision | None) -> Runtime:
     compiled = bundle.compiled(name, precision)
     check_host(bundle, compiled)
-    graph = open_artifact(name, bundle.file(bundle.artifact(name, precision)), options)
+    graph = bundle.artifact(name, precision)
+    runtime = open_artifact(name, bundle.file(graph), options, graph)
     if not compiled:
-        return graph
+        return runtime
     return BatchedRuntime(
-        graph, {a.profiles[0].opt: open_artifact(name, bundle.file(a), options) for a in compiled}
+        runtime, {a.profiles[0].opt: open_artifact(name, bundle.file(a), options, a) for a in compiled}
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lct_deploy.checkpoint import load_checkpoint
+from lct_deploy.manifest import Artifact
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
@@ -29,7 +30,7 @@ class TorchRuntime:
         )
 
     @classmethod
-    def open(cls, path: Path, options: RuntimeOptions) -> Self:
+    def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
         torch.set_num_threads(options.threads)
         loaded = load_checkpoint(path)
         size = loaded.config.family.image_size

@@ -1,0 +1,117 @@
+"""Times of whole networks: every group's cases open at once, then timed in turn."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.plan import Case, Group, groups
+from benchmarks.gpu.prepared import SIZE, load_reference
+from benchmarks.gpu.records import Result, Times, row, status_of
+from benchmarks.gpu.runners import Runner, open_runner
+from lct_deploy.parity import compare_logits, in_batches
+
+LEAST_ROUNDS = 5
+SECONDS = 0.4  # for a case at one batch, beside what its least rounds take
+LAUNCHES = 8  # in a device-time sample
+# A runner whose cosine with the float32 logits is lower computes something else.
+LEAST_COSINE = {"fp32": 0.99999, "tf32": 0.999, "fp16": 0.999, "bf16": 0.99, "int8": 0.95, "fp8": 0.95}
+
+
+@dataclass(kw_only=True)
+class _Open:
+    case: Case
+    runner: Runner
+    parity: Result
+    host: list[float] = field(default_factory=list[float])
+    device: list[float] = field(default_factory=list[float])
+
+
+def measure(section: str, work: Path, deadline: Callable[[], float]) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a runtime, a group at a time, until less than nothing is left of `deadline()` seconds."""
+    for group in groups(section):
+        if deadline() <= 0:
+            return
+        yield list(_group(group, work, deadline))
+
+
+def _group(group: Group, work: Path, deadline: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    opened: list[_Open] = []
+    with ExitStack() as stack:
+        for case in group.cases:
+            try:
+                runner = open_runner(case, work)
+                stack.callback(runner.close)
+                opened.append(_Open(case=case, runner=runner, parity=_parity(case, runner, work)))
+            except Exception as error:  # whatever a runtime raises becomes its row
+                yield row(case, Result(status=status_of(error)))
+        images = np.random.default_rng(0).integers(0, 256, (group.batch, SIZE, SIZE, 3), dtype=np.uint8)
+        failed = _time(opened, images, deadline)
+    for one in opened:
+        yield row(one.case, _result(one, failed))
+
+
+def _parity(case: Case, runner: Runner, work: Path) -> Result:
+    """Against PyTorch's float32 logits on the CPU; also the first call, which pays for all others."""
+    reference = load_reference(work, case.attention)
+    (logits,) = in_batches(lambda x: [runner.infer(x)], reference.images, case.batch)
+    if not np.isfinite(logits).all():
+        return Result(status="wrong: NaN or infinite logits")
+    found = compare_logits(reference.logits, logits, None)
+    agrees = found.min_cosine >= LEAST_COSINE[case.precision]
+    return Result(
+        status="ok" if agrees else f"wrong: cosine {found.min_cosine:.4f}",
+        max_rel_error=found.max_rel_error,
+        min_cosine=found.min_cosine,
+    )
+
+
+def _time(opened: list[_Open], images: np.ndarray, deadline: Callable[[], float]) -> str | None:
+    """Fill the samples of all; returns what went wrong on the way."""
+    until = time.perf_counter() + SECONDS * len(opened)
+    rounds = 0
+    try:
+        while rounds < LEAST_ROUNDS or (time.perf_counter() < until and deadline() > 0):
+            for one in opened:
+                one.host.append(_host(one.runner, images))
+                if one.runner.launch is not None:
+                    one.device.append(_device(one.runner.launch))
+            rounds += 1
+    except Exception as error:  # as above
+        return status_of(error)
+    return None
+
+
+def _host(runner: Runner, images: np.ndarray) -> float:
+    started = time.perf_counter()
+    runner.infer(images)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _device(launch: Callable[[], object]) -> float:
+    """Milliseconds of one of several launches, by the GPU's own clock."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    launch()
+    begin.record()
+    for _ in range(LAUNCHES):
+        launch()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / LAUNCHES
+
+
+def _result(one: _Open, failed: str | None) -> Result:
+    parity = one.parity
+    return Result(
+        status=failed or parity.status,
+        max_rel_error=parity.max_rel_error,
+        min_cosine=parity.min_cosine,
+        host=Times.of(one.host) if one.host else Times(),
+        device=Times.of(one.device) if one.device else Times(),
+    )

@@ -1,0 +1,1 @@
+"""Graphs to TensorRT engines, in both of its flavours."""
