@@ -83,7 +83,9 @@ def blame_bundle(
         held = sorted({a.precision for a in bundle.manifest.artifacts} - {"fp32"})
         raise UsageError(
             f"{bundle.path}: {artifact.path} is in fp32, it has no precision to blame",
-            hint=f"--precision {' or '.join(held)}" if held else "export with --precision int8, fp8, fp16 or bf16",
+            hint=f"--precision {' or '.join(held)}"
+            if held
+            else "export with --precision int8, fp8, fp16 or bf16",
         )
     chosen = bundle.golden().images
     if images is not None:

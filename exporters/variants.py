@@ -78,9 +78,7 @@ def check_calibration(options: ExportOptions) -> None:
             hint="--calib-data DIR, or fashion-mnist",
         )
     if not calibrated and options.calibration != CalibrationOptions():
-        raise UsageError(
-            "calibration is for int8 and fp8", hint="--precision int8 or fp8, or drop --calib-…"
-        )
+        raise UsageError("calibration is for int8 and fp8", hint="--precision int8 or fp8, or drop --calib-…")
 
 
 def make_variant(

@@ -9,7 +9,14 @@ import numpy as np
 import tensorrt_rtx as trt
 
 from lct_deploy.errors import BundleError, RuntimeUnavailableError
-from lct_deploy.kernels.gpu.embedded import FIELD, NAMESPACE, VERSION, WORKSPACE, EmbeddedKernels, read_kernels
+from lct_deploy.kernels.gpu.embedded import (
+    FIELD,
+    NAMESPACE,
+    VERSION,
+    WORKSPACE,
+    EmbeddedKernels,
+    read_kernels,
+)
 from lct_deploy.kernels.gpu.launch import Launcher
 
 # Channels last. bfloat16 is not among them: in this order of it, RTX 1.7.1 overwrites its own heap.
