@@ -1,7 +1,7 @@
 """Top-1 of a checkpoint in every precision, on a labelled test split, beside fp32's.
 
-`python -m benchmarks.accuracy [CHECKPOINT ...] --data fashion-mnist` calibrates int8 and fp8 on the train split,
-runs each graph on onnxruntime (bf16 in float32 with every result rounded), and writes
+`python -m benchmarks.accuracy [CHECKPOINT ...] --data fashion-mnist` calibrates int8 and fp8 on the train
+split, runs each graph on onnxruntime (bf16 in float32 with every result rounded), and writes
 benchmarks/results/accuracy.csv. A network of another size gets the images resized, as serving does.
 """
 

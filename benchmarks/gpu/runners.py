@@ -114,11 +114,11 @@ def _build(case: Case, name: FlavourName, work: Path) -> bytes:
         gpus=(gpu,) if gpu and flavour.is_rtx else (),
     )
     options = options.model_copy(update={"gpus": target_gpus(options, flavour, gpu)})
-    graph = _engine_graph(case, work, options.gpus)
+    graph = _engine_graph(case, work, options.gpus, flavour.name)
     return build_engine(graph, options, flavour=flavour, announce=lambda _: None).engine
 
 
-def _engine_graph(case: Case, work: Path, gpus: tuple[str, ...]) -> ModelProto:
+def _engine_graph(case: Case, work: Path, gpus: tuple[str, ...], flavour: FlavourName) -> ModelProto:
     graph = make_graph(work, case.attention, case.precision, "tensorrt")
     if case.attention != "plugin":
         return graph
@@ -126,7 +126,7 @@ def _engine_graph(case: Case, work: Path, gpus: tuple[str, ...]) -> ModelProto:
     from exporters.tensorrt.plugin import with_plugins
 
     portable = onnx.load(work / f"{architecture(case.attention)}.onnx")
-    return with_plugins(graph, portable, capability(gpus[0]))
+    return with_plugins(graph, portable, capability(gpus[0]), flavour)
 
 
 def _described(path: Path, case: Case, name: FlavourName) -> Artifact:

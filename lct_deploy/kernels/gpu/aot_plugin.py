@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportMissingImports=false
 # TensorRT's decorators read annotations at run time; its types are not there where it is not installed.
 """The attention as plugins of TensorRT's decorator API, compiled ahead of time into the engine.
 
@@ -20,7 +20,8 @@ from tensorrt.plugin import register as define
 from lct_deploy.errors import ExportError
 from lct_deploy.kernels.gpu.embedded import ATTENTION, NAMESPACE, TAIL, read_kernels
 
-# Channels last. Halves have a second order, the same in memory where C is a multiple of 8: TensorRT times both.
+# Channels last. Halves have a second order, the same in memory where C is a multiple of 8: TensorRT
+# times both.
 _TENSORS = {"fp32": ("FP32", "HWC"), "fp16": ("FP16", "HWC|HWC8"), "bf16": ("BF16", "HWC|HWC8")}
 
 Kernel = tuple[str, str, KernelLaunchParams, SymExprs]
