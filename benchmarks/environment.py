@@ -6,7 +6,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:

@@ -16,7 +16,11 @@ SHARED_BYTES = 48 * 1024
 # The widest tiles of each type, the layout without vectors, a matrix of groups, and two passes.
 COVERING = [
     *(spec for spec in resnet_specs() if spec.layout == "nhwc" and spec.pixels == 3136),
-    *(spec for spec in resnet_specs() if spec.layout == "nchw" and spec.pixels == 49 and spec.dtype == "fp16"),
+    *(
+        spec
+        for spec in resnet_specs()
+        if spec.layout == "nchw" and spec.pixels == 49 and spec.dtype == "fp16"
+    ),
     TWO_PASSES[0],
 ]
 

@@ -1,4 +1,4 @@
-"""The GPU kernels in Triton's interpreter against equations (2) to (5) in float64, and how they divide work."""
+"""The GPU kernels in Triton's interpreter against equations (2) to (5) in float64, and their plans."""
 
 import dataclasses
 from collections.abc import Generator
@@ -29,7 +29,13 @@ TWO_PASSES = [
     KernelSpec(channels=8, pixels=112 * 112, groups=2, dtype="fp32", layout="nchw"),
     KernelSpec(channels=2048, pixels=49, groups=1, dtype="bf16", layout="nhwc"),
     KernelSpec(channels=384, pixels=15 * 15, groups=1, dtype="fp32", layout="nchw"),
-    KernelSpec(channels=96, pixels=97 * 89, groups=8, dtype="fp32", layout="nhwc", residual=False),
+    KernelSpec(channels=48, pixels=97 * 89, groups=8, dtype="bf16", layout="nhwc", residual=False),
+]
+# What differs in how it is divided or read; the interpreter takes a second for each.
+INTERPRETED = [
+    spec
+    for spec in resnet_specs()
+    if spec.dtype == "fp32" or (spec.layout == "nhwc" and (spec.dtype == "fp16" or spec.pixels == 49))
 ]
 
 
@@ -56,14 +62,14 @@ def specs(draw: st.DrawFn, pixels: int = 70) -> KernelSpec:
     )
 
 
-@pytest.mark.parametrize("spec", resnet_specs(), ids=spec_name)
+@pytest.mark.parametrize("spec", INTERPRETED, ids=spec_name)
 def test_every_attention_of_resnet_50_and_101(interpreter: Interpreter, spec: KernelSpec) -> None:
     assert plan(spec).form == "one-pass"
     case = random_case(spec)
     check(case, interpreter.run(case))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(spec=specs(), samples=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
 def test_any_groups_images_types_and_layouts(
     interpreter: Interpreter, spec: KernelSpec, samples: int, seed: int
@@ -75,7 +81,7 @@ def test_any_groups_images_types_and_layouts(
 @pytest.mark.parametrize("spec", TWO_PASSES, ids=spec_name)
 def test_what_does_not_fit_on_chip_takes_two_passes(interpreter: Interpreter, spec: KernelSpec) -> None:
     assert plan(spec).form == "two-pass"
-    case = random_case(spec, samples=2)
+    case = random_case(spec)
     once = interpreter.run(case)
     check(case, once)
     assert torch.equal(once, interpreter.run(case))  # bit for bit: no sum depends on who comes first
@@ -117,9 +123,7 @@ def test_saturated_gates_are_zero_and_one(interpreter: Interpreter) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_spoils_its_group_and_no_other(
-    interpreter: Interpreter, value: float
-) -> None:
+def test_what_is_not_a_number_spoils_its_group_and_no_other(interpreter: Interpreter, value: float) -> None:
     """As in PyTorch: a ReLU that turns NaN into 0 would hide a broken network."""
     case = random_case(SMALL, samples=2)
     case.tensors["x"][1, 20, 9] = value

@@ -1,16 +1,18 @@
 """`lct::attention_tail` in PyTorch: what a custom operator owes it, gradients, and whole networks."""
 
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.registry import lookup_backend
 
 from lct_deploy.architecture import model_config
 from lct_deploy.errors import ArchitectureError, UsageError
 from lct_deploy.kernels.gpu.torch_operator import _cuda, attention_tail, fuse_attention
-from lct_deploy.models import LinearContextTransform, build_model
+from lct_deploy.models import LinearContextTransform, ResNet, build_model
 from tests.attention_tail import Interpreter
 from tests.conftest import random_network
 from tests.test_imports import run_without
@@ -39,6 +41,13 @@ def inputs(
     return x, identity, w, b
 
 
+def in_order(network: ResNet, memory_format: torch.memory_format) -> ResNet:
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    return network
+
+
 def module_tail(x: Tensor, identity: Tensor | None, w: Tensor, b: Tensor, relu: bool) -> Tensor:
     """What a block of lct_deploy.models computes."""
     attention = LinearContextTransform(12, 4, epsilon=EPSILON)
@@ -47,7 +56,7 @@ def module_tail(x: Tensor, identity: Tensor | None, w: Tensor, b: Tensor, relu: 
     return torch.relu(y) if relu else y
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("residual", [True, False])
 def test_pytorch_finds_nothing_wrong_with_the_operator(dtype: torch.dtype, residual: bool) -> None:
     """Schema, fake tensors and their strides, autograd, and compiling with dynamic shapes."""
@@ -79,7 +88,9 @@ def test_in_16_bits_y_is_rounded_once(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_gradients_are_those_of_the_module_and_can_be_derived_again(relu: bool) -> None:
-    x, identity, w, b = inputs(torch.float64, requires_grad=True)
+    full = inputs(torch.float64)
+    x, identity, w, b = (t[:1, ..., :2] if t.dim() == 4 else t for t in full)
+    x, identity, w, b = (t.clone().requires_grad_(True) for t in (x, identity, w, b))
 
     def operator(*tensors: Tensor) -> Tensor:
         x, identity, w, b = tensors
@@ -107,22 +118,22 @@ def test_a_network_gives_the_same_logits_and_gradients_with_the_operator() -> No
         torch.testing.assert_close(parameter.grad, theirs[name].grad, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_a_network_compiles_to_one_graph_with_the_operator_in_it(
-    backend: str, memory_format: torch.memory_format
-) -> None:
-    network = random_network(model_config("lct_resnet20", num_classes=5)).to(memory_format=memory_format)
+def test_a_network_compiles_to_one_graph_with_the_operator_in_it(memory_format: torch.memory_format) -> None:
+    network = in_order(random_network(model_config("lct_resnet20", num_classes=5)), memory_format)
     images = torch.randn(2, 3, 16, 16).to(memory_format=memory_format)
     wanted = network(images)
-    fuse_attention(network)
+    called: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
+        called.extend(node.target for node in graph.graph.nodes)
+        return lookup_backend("aot_eager")(graph, tensors)
+
     torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend=backend)
+    compiled = torch.compile(fuse_attention(network), fullgraph=True, backend=backend)
     with torch.no_grad():
         assert torch.equal(compiled(images), wanted)
-    explained = torch._dynamo.explain(network)(images)
-    operators = [op for group in explained.ops_per_graph for op in group]
-    assert operators.count(torch.ops.lct.attention_tail.default) == 9
+    assert called.count(torch.ops.lct.attention_tail.default) == 9
 
 
 def test_training_compiles_too() -> None:
@@ -203,7 +214,7 @@ def test_two_passes_get_their_workspace(interpreter: Interpreter) -> None:
 
 def test_the_kernel_has_no_64_bit_form() -> None:
     x, identity, w, b = inputs(torch.float64)
-    with pytest.raises(UsageError, match="no torch.float64"):
+    with pytest.raises(UsageError, match=r"no torch\.float64"):
         _cuda(x, identity, w, b, 4, EPSILON, True)
 
 
@@ -236,20 +247,19 @@ def test_on_a_gpu_the_operator_computes_and_trains_as_on_the_cpu(
     moved = inputs(dtype, memory_format=memory_format, requires_grad=True, device="cuda")
     torch.library.opcheck(attention_tail, (*moved, 4, EPSILON, True))
     wanted, y = (attention_tail(*given, 4, EPSILON, True) for given in (tensors, moved))
-    near = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 4 * torch.finfo(dtype).eps}
-    torch.testing.assert_close(y.cpu(), wanted, **near)
+    near = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y.cpu(), wanted, rtol=near, atol=near)
     theirs = torch.autograd.grad(wanted.float().square().sum(), tensors)
     ours = torch.autograd.grad(y.float().square().sum(), moved)
     for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our.cpu(), their, rtol=16 * near["rtol"], atol=64 * near["atol"])
+        torch.testing.assert_close(our.cpu(), their, rtol=16 * near, atol=64 * near)
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_on_a_gpu_a_compiled_network_gives_the_module_s_logits(mode: str) -> None:
-    network = random_network(model_config("lct_resnet50"), size=64).cuda()
-    network = network.to(memory_format=torch.channels_last)
+    network = in_order(random_network(model_config("lct_resnet50"), size=64).cuda(), torch.channels_last)
     images = torch.randn(4, 3, 224, 224, device="cuda").to(memory_format=torch.channels_last)
     wanted = network(images)
     torch.compiler.reset()

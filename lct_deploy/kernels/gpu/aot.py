@@ -104,24 +104,23 @@ def _assemble(ptx: str, capability: int) -> tuple[int, int]:
 
     Raises ExportError, with what the assembler says, where it refuses the PTX.
     """
-    architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
-    assert architecture
+    architecture = _found(r"(?m)^\.target (\w+)", ptx)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={architecture[1]}", str(source)]
+        command = [get_ptxas(capability).path, "-v", f"--gpu-name={architecture}", str(source)]
         done = subprocess.run(  # noqa: S603 - Triton's own assembler
             [*command, "-o", str(source.with_suffix(".cubin"))], capture_output=True, text=True, check=False
         )
     if done.returncode:
         raise ExportError(f"ptxas refuses the kernel for sm{capability}: {done.stderr.strip()}")
-    return _figure(r"Used (\d+) registers", done.stderr), sum(
-        map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr))
-    )
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
+    return int(_found(r"Used (\d+) registers", done.stderr)), sum(map(int, spills))
 
 
-def _figure(pattern: str, text: str) -> int:
+def _found(pattern: str, text: str) -> str:
+    """What the pattern's group holds. Raises ExportError where the text has no such thing."""
     found = re.search(pattern, text)
     if not found:
-        raise ExportError(f"ptxas does not report what it should: {text.strip()}")
-    return int(found[1])
+        raise ExportError(f"Triton's tools say something else than {pattern!r}: {text[:200]!r}")
+    return found[1]

@@ -152,7 +152,7 @@ def attention_sums(
     RANGES: tl.constexpr,
 ):
     """First pass: sums over pixel ranges, partials of shape (N, RANGES, C)."""
-    sample, pixel_range, span, part = _part(CHANNELS, SPAN, PARTS, RANGES, WIDTH)
+    sample, pixel_range, span, part = _part(CHANNELS, SPAN, PARTS, RANGES, WIDTH)  # pyright: ignore
     channel = part + tl.arange(0, WIDTH)
     inside = channel < SPAN
     start = sample * (CHANNELS * PIXELS) + span * CHANNEL_STRIDE
@@ -201,7 +201,7 @@ def attention_scale(
     RELU: tl.constexpr,
 ):
     """Second pass: the gate from the sums of all ranges, Y for the pixels of one."""
-    sample, pixel_range, span, part = _part(CHANNELS, SPAN, PARTS, RANGES, WIDTH)
+    sample, pixel_range, span, part = _part(CHANNELS, SPAN, PARTS, RANGES, WIDTH)  # pyright: ignore
     row = sample * (RANGES * CHANNELS) + span
     everyone = tl.arange(0, SPAN_WIDTH)
     z = _means(partials, row, everyone, everyone < SPAN, CHANNELS, PIXELS, RANGES)

@@ -41,7 +41,7 @@ class KernelSpec:
 
     @property
     def group_size(self) -> int:
-        """m = C/G of the paper."""
+        """M = C/G of the paper."""
         return self.channels // self.groups
 
     @property

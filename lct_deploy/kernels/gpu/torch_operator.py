@@ -6,7 +6,7 @@ the product and the sum. The gradient is given in closed form, so that networks 
 """
 
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,9 @@ def fuse_attention(network: ResNet) -> ResNet:
     blocks = {name: m for name, m in network.named_modules() if isinstance(m, ResidualBlock)}
     for name, block in blocks.items():
         attention = block.attn
-        if not (isinstance(attention, LinearContextTransform) and attention.normalize and attention.transform):
+        if not (
+            isinstance(attention, LinearContextTransform) and attention.normalize and attention.transform
+        ):
             raise UsageError(f"{name}.attn is not the whole Linear Context Transform: {attention}")
     for block in blocks.values():
         block.tail = MethodType(_fused_tail, block)
@@ -42,8 +44,7 @@ def fuse_attention(network: ResNet) -> ResNet:
 
 
 def _fused_tail(block: ResidualBlock, branch: Tensor, x: Tensor) -> Tensor:
-    attention = block.attn
-    assert isinstance(attention, LinearContextTransform)
+    attention = cast("LinearContextTransform", block.attn)
     identity, w, b = block.downsample(x), attention.w, attention.b
     return attention_tail(branch, identity, w, b, attention.groups, attention.epsilon, True)
 
@@ -67,7 +68,6 @@ def attention_tail(
     return result.to(x.dtype).contiguous(memory_format=_memory_format(x))
 
 
-@attention_tail.register_fake
 def _fake(
     x: Tensor, identity: Tensor | None, w: Tensor, b: Tensor, groups: int, epsilon: float, relu: bool
 ) -> Tensor:
@@ -76,7 +76,6 @@ def _fake(
     return torch.empty_like(x, memory_format=_memory_format(x))
 
 
-@attention_tail.register_kernel("cuda")
 def _cuda(
     x: Tensor, identity: Tensor | None, w: Tensor, b: Tensor, groups: int, epsilon: float, relu: bool
 ) -> Tensor:
@@ -146,6 +145,8 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return of_x.to(x.dtype), of_identity, of_w.to(w.dtype), of_b.to(b.dtype), None, None, None
 
 
+attention_tail.register_fake(_fake)
+attention_tail.register_kernel("cuda")(_cuda)
 attention_tail.register_autograd(_gradients, setup_context=_remember)
 
 
