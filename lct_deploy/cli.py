@@ -123,7 +123,9 @@ def export_command(
         str | None, typer.Option(help="int8, fp8: images for the ranges, a directory or fashion-mnist.")
     ] = None,
     calib_images: Annotated[int | None, typer.Option(help="int8, fp8: how many; default up to 512.")] = None,
-    calib_method: Annotated[str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")] = None,
+    calib_method: Annotated[
+        str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[
@@ -237,7 +239,7 @@ def compile_command(
             raise UsageError(
                 f"{flags}: not of the runtime onnxruntime", hint="--runtime tensorrt or tensorrt-rtx"
             )
-        manifest, done = _compile_for_host(bundle, batch or "1", precision, images)
+        manifest, done = _compile_for_host(bundle, "1" if batch is None else batch, precision, images)
     elif is_flavour(runtime):
         manifest, done = _compile_engine(bundle, runtime, batch, precision, images, chosen)
     else:
