@@ -1,4 +1,4 @@
-"""The plugin for TensorRT's decorator API, by the Python of TensorRT 11.4 itself: its validators and templates.
+"""The plugin for TensorRT's decorator API, by the Python of TensorRT 11.4 itself: validators and templates.
 
 TensorRT's libraries are not there; its package `tensorrt.plugin` is Python, and takes the types of
 TensorRT-RTX, beside a few that RTX lacks. What the libraries do with the answers is for machines with a GPU.
@@ -64,6 +64,10 @@ class Registry:
         return self.creators[name, version, namespace]
 
 
+def dimensions(length: int) -> list[Dimension | None]:
+    return [None] * length
+
+
 def stand_in(registry: Registry, *, aot: bool = True) -> ModuleType:
     """A module `tensorrt` of RTX's types; without `aot` as it was before 10.9."""
     module = ModuleType("tensorrt")
@@ -79,7 +83,7 @@ def stand_in(registry: Registry, *, aot: bool = True) -> ModuleType:
         IPluginV3=type("IPluginV3", (), {}),
         IPluginCreatorV3Quick=type("IPluginCreatorV3Quick", (), {}),
         IDimensionExpr=Dimension,
-        DimsExprs=lambda length: [None] * length,
+        DimsExprs=dimensions,
         ISymExpr=type("ISymExpr", (), {}),
         PluginArgType=Enum("PluginArgType", ["INT"]),
         PluginArgDataType=Enum("PluginArgDataType", ["INT8", "INT16", "INT32"]),
@@ -221,7 +225,7 @@ def test_a_tensorrt_before_aot_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     load_plugin_package(monkeypatch)
     monkeypatch.delattr(sys.modules["tensorrt.plugin"], "aot_impl")
     try:
-        with pytest.raises(RuntimeUnavailableError, match="TensorRT 11.4.0.106 cannot copy") as raised:
+        with pytest.raises(RuntimeUnavailableError, match=r"TensorRT 11\.4\.0\.106 cannot copy") as raised:
             register_plugins(flavour())
         assert raised.value.hint == "pip install -U 'tensorrt>=10.9', or --attention native"
     finally:

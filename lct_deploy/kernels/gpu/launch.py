@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from cuda.bindings import driver
+from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue] - no stubs
 
 from lct_deploy.errors import DeviceError
 from lct_deploy.kernels.gpu.spec import CompiledKernel
