@@ -1,5 +1,7 @@
 """The attention as one node that carries its compiled kernels: TensorRT takes it for our plugin."""
 
+from typing import Any
+
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from exporters.editing import GraphEditor, attribute
@@ -128,7 +130,7 @@ def _spec(node: NodeProto, x: TypeProto.Tensor, *, residual: bool) -> KernelSpec
     )
 
 
-def _attributes(kernels: EmbeddedKernels) -> dict[str, int | float | str]:
+def _attributes(kernels: EmbeddedKernels) -> dict[str, Any]:
     """Of the function, of TensorRT's parser, and of the plugin."""
     return {
         "groups": kernels.spec.groups,

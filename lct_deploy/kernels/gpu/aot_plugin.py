@@ -6,7 +6,7 @@ TensorRT launches the kernel itself: an engine needs neither this file nor Pytho
 with pointers to the inputs and then to the output, and takes no workspace.
 """
 
-from tensorrt.plugin import (
+from tensorrt.plugin import (  # pyright: ignore[reportMissingImports]
     AutoTuneCombination,
     KernelLaunchParams,
     SymExprs,
@@ -15,13 +15,12 @@ from tensorrt.plugin import (
     aot_impl,
     autotune,
 )
-from tensorrt.plugin import register as define
+from tensorrt.plugin import register as define  # pyright: ignore[reportMissingImports]
 
 from lct_deploy.errors import ExportError
 from lct_deploy.kernels.gpu.embedded import ATTENTION, NAMESPACE, TAIL, read_kernels
 
-# Channels last. Halves have a second order, the same in memory where C is a multiple of 8: TensorRT
-# times both.
+# Channels last. Halves have a second order, the same in memory where 8 divides C: TensorRT times both.
 _TENSORS = {"fp32": ("FP32", "HWC"), "fp16": ("FP16", "HWC|HWC8"), "bf16": ("BF16", "HWC|HWC8")}
 
 Kernel = tuple[str, str, KernelLaunchParams, SymExprs]

@@ -6,7 +6,6 @@ An engine holds the kernels and asks for the creator again when it is opened.
 """
 
 import numpy as np
-import tensorrt_rtx as trt
 
 from lct_deploy.errors import BundleError, RuntimeUnavailableError
 from lct_deploy.kernels.gpu.embedded import (
@@ -18,6 +17,9 @@ from lct_deploy.kernels.gpu.embedded import (
     read_kernels,
 )
 from lct_deploy.kernels.gpu.launch import Launcher
+from lct_deploy.runtime.flavours import load_flavour
+
+trt = load_flavour("tensorrt-rtx").module
 
 # Channels last. bfloat16 is not among them: in this order of it, RTX 1.7.1 overwrites its own heap.
 _TYPES = {"fp32": trt.DataType.FLOAT, "fp16": trt.DataType.HALF}
