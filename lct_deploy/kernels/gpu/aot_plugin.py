@@ -1,4 +1,4 @@
-# pyright: basic, reportMissingImports=false
+# pyright: basic
 # TensorRT's decorators read annotations at run time; its types are not there where it is not installed.
 """The attention as plugins of TensorRT's decorator API, compiled ahead of time into the engine.
 

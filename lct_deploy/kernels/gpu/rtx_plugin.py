@@ -1,4 +1,4 @@
-# pyright: basic, reportAttributeAccessIssue=false
+# pyright: basic
 # TensorRT-RTX annotates nothing, and calls the plugin's methods with its own types.
 """The attention as class plugins of TensorRT-RTX, which has no other kind: enqueue launches the kernels.
 
