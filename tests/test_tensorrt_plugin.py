@@ -17,7 +17,7 @@ from cuda.bindings import runtime as cudart  # pyright: ignore[reportAttributeAc
 from onnx import ModelProto
 
 from exporters.editing import attribute
-from exporters.functions import ATTENTION_TAIL, LINEAR_CONTEXT_TRANSFORM, SQUEEZE_EXCITATION
+from exporters.functions import ATTENTION_TAIL, DOMAIN, LINEAR_CONTEXT_TRANSFORM, SQUEEZE_EXCITATION
 from exporters.graph import export_graph
 from exporters.half import to_half
 from exporters.nodes import attention_nodes, node_module
@@ -152,6 +152,15 @@ def test_attention_without_a_plugin_is_refused_by_its_layer() -> None:
     with pytest.raises(ExportError, match=r"layer2\.1\.attn: there is no plugin for lct::Squ") as raised:
         with_plugins(spelled("lct_resnet20"), given, 89, flavour="tensorrt-rtx")
     assert raised.value.hint == "--attention native"
+
+
+def test_a_network_without_attention_is_refused() -> None:
+    given = copied(portable("lct_resnet20"))
+    nodes = [node for node in given.graph.node if node.domain != DOMAIN]
+    del given.graph.node[:]
+    given.graph.node.extend(nodes)
+    with pytest.raises(ExportError, match="no attention node"):
+        with_plugins(spelled("lct_resnet20"), given, 89, flavour="tensorrt-rtx")
 
 
 def test_bf16_is_refused_by_rtx_and_taken_by_tensorrt() -> None:

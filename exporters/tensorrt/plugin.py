@@ -37,6 +37,8 @@ def with_plugins(
     copy.CopyFrom(spelled)
     writer = _Writer(copy, portable, capability, flavour)
     ops = {writer.put_back(node) for node in attention_nodes(portable)}
+    if not ops:
+        raise ExportError("the graph has no attention node that a plugin could compute", hint=_NATIVE)
     writer.editor.drop_unused()
     writer.editor.use_domain(DOMAIN, DOMAIN_VERSION)
     opset = next(entry.version for entry in copy.opset_import if entry.domain == "")
