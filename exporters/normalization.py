@@ -36,9 +36,7 @@ def normalized(
             editor.constant(f"{output}.{key}", values.reshape(groups, width) if affine else values)
             for key, values in zip("wb", parameters, strict=False)
         ]
-        return editor.node(
-            "LayerNormalization", [view, *names], output, axis=-1, epsilon=attention.epsilon
-        )
+        return editor.node("LayerNormalization", [view, *names], output, axis=-1, epsilon=attention.epsilon)
     if affine is None:
         return _standardized(editor, view, len(factors), attention.epsilon, output)
     w, b = (

@@ -123,7 +123,9 @@ def export_command(
         str | None, typer.Option(help="int8, fp8: images for the ranges, a directory or fashion-mnist.")
     ] = None,
     calib_images: Annotated[int | None, typer.Option(help="int8, fp8: how many; default up to 512.")] = None,
-    calib_method: Annotated[str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")] = None,
+    calib_method: Annotated[
+        str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[

@@ -56,9 +56,9 @@ def weights(
 ) -> Weights:
     """Symmetric per output channel.
 
-    All of int8's eight bits are used: onnxruntime multiplies u8 by s8 exactly with VNNI or AMX. Its kernels for
-    CPUs that have neither add pairs of products in int16, which saturates for large weights; seven
-    bits would avoid it there and cost accuracy everywhere else.
+    All of int8's eight bits are used: onnxruntime multiplies u8 by s8 exactly with VNNI or AMX. Its
+    kernels for CPUs that have neither add pairs of products in int16, which saturates for large weights;
+    seven bits would avoid it there and cost accuracy everywhere else.
     """
     limit = _PEAKS[precision]
     peak = np.abs(values).reshape(len(values), -1).max(axis=1) / limit
