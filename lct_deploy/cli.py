@@ -239,7 +239,7 @@ def compile_command(
             raise UsageError(
                 f"{flags}: not of the runtime onnxruntime", hint="--runtime tensorrt or tensorrt-rtx"
             )
-        manifest, done = _compile_for_host(bundle, batch or "1", precision, images)
+        manifest, done = _compile_for_host(bundle, "1" if batch is None else batch, precision, images)
     elif is_flavour(runtime):
         manifest, done = _compile_engine(bundle, runtime, batch, precision, images, chosen)
     else:

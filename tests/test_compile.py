@@ -520,7 +520,7 @@ def test_an_unverified_one_is_refused(quick_cli: QuickCli, compiled: Path, boot:
         (["--batch", "1,,8"], "is not"),
         (["--batch", ""], "is not"),
         (["--precision", "fp64"], "unknown precision 'fp64'"),
-        (["--runtime", "tensorrt"], "tensorrt"),
+        (["--runtime", "openvino"], "openvino"),
         (["--images", "nowhere"], "no such directory"),
     ],
 )

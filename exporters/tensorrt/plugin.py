@@ -1,12 +1,12 @@
 """The attention as one node that carries its compiled kernels: TensorRT takes it for our plugin."""
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from exporters.editing import GraphEditor, attribute
 from exporters.functions import DOMAIN, DOMAIN_VERSION, LINEAR_CONTEXT_TRANSFORM, attention_function
 from exporters.nodes import attention_nodes, node_module
 from lct_deploy.errors import ExportError
-from lct_deploy.kernels.gpu.aot import CAPABILITIES, compile_kernel
+from lct_deploy.kernels.gpu.aot import compile_kernel
 from lct_deploy.kernels.gpu.embedded import EmbeddedKernels
 from lct_deploy.kernels.gpu.spec import ElementType, KernelSpec
 
