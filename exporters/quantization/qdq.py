@@ -60,7 +60,8 @@ class _Writer:
     def __init__(
         self, model: ModelProto, activations: dict[str, Affine], target: Target, precision: EightBit
     ) -> None:
-        self.activations, self.target, self.precision = activations, target, precision
+        self.activations, self.target = activations, target
+        self.precision: EightBit = precision
         self.values = initializers(model)
         # The scale of every tensor that eight-bit weights meet, in the tensor's own name.
         self.scales = {name: affine.scale for name, affine in activations.items()}
