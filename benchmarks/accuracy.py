@@ -1,8 +1,8 @@
 """Top-1 of a checkpoint in every precision, on a labelled test split, beside fp32's.
 
 `python -m benchmarks.accuracy [CHECKPOINT ...] --data fashion-mnist` calibrates int8 and fp8 on the train
-split, runs each graph on onnxruntime (bf16 in float32 with every result rounded), and writes
-benchmarks/results/accuracy.csv. A network of another size gets the images resized, as serving does.
+split, runs each graph on onnxruntime (bf16 and fp8 in float32, what is in the type rounded to it), and
+writes benchmarks/results/accuracy.csv. A network of another size gets the images resized, as serving does.
 """
 
 import argparse
@@ -19,10 +19,9 @@ from onnx import ModelProto
 
 from benchmarks.rows import RESULTS, write_rows
 from exporters.from_checkpoint import prepare_checkpoint
-from exporters.half import emulate
 from exporters.images import parity_images
 from exporters.options import CalibrationOptions, ExportOptions
-from exporters.variants import CALIBRATED, TARGETS, make_variant
+from exporters.variants import CALIBRATED, EMULATED, TARGETS, make_variant
 from lct_deploy.datasets import load_dataset
 from lct_deploy.manifest import Precision
 from lct_deploy.parity import in_batches
@@ -94,7 +93,7 @@ def _graphs(
         for target in TARGETS[precision] if calibrated else ("portable",):
             options = ExportOptions(precision=precision, target=target, calibration=calibration)
             variant = make_variant(model, options, preprocessing, parity).model
-            yield precision, target, emulate(variant) if precision == "bf16" else variant
+            yield precision, target, EMULATED[precision][0](variant) if precision in EMULATED else variant
 
 
 def _test_split(data: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

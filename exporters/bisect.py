@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from exporters.half import emulate
 from exporters.hybrids import Hybrids, Layer
 from exporters.images import spread
+from exporters.quantization.emulation import compute_in_float
 from lct_deploy.bundle import GRAPH, Bundle
 from lct_deploy.datasets import list_images
 from lct_deploy.errors import DataError, UsageError
@@ -36,6 +37,11 @@ RUNNERS_UP = 3
 WORTH_NAMING = 0.05  # share of the squared error from which a runner-up is looked for
 
 _BATCH = 8
+_EMULATIONS: dict[Precision, Callable[[ModelProto], ModelProto]] = {
+    "fp16": emulate,
+    "bf16": emulate,
+    "fp8": compute_in_float,
+}
 
 Images = NDArray[np.uint8]
 T = TypeVar("T")
@@ -99,12 +105,12 @@ def blame(source: ModelProto, variant: ModelProto, images: Images) -> Blame:
 
     A layer is a node with its weights, the ReLU behind it and the conversions of what it gives. Halves are
     measured, and the one with the largest error is split until single layers are left: in some
-    2 log2(layers) runs where one layer stands out, in 2 layers - 1 at most where none does. fp16 and bf16
-    are emulated in float32. Raises UsageError for a variant that is in fp32 or does not differ from
+    2 log2(layers) runs where one layer stands out, in 2 layers - 1 at most where none does. fp16, bf16 and
+    fp8 are emulated in float32. Raises UsageError for a variant that is in fp32 or does not differ from
     `source`, ExportError for one that was not made from it.
     """
     precision = _precision(variant)
-    hybrids = Hybrids(source, emulate(variant) if precision in ("fp16", "bf16") else variant)
+    hybrids = Hybrids(source, _EMULATIONS[precision](variant) if precision in _EMULATIONS else variant)
     layers = hybrids.changed()
     if not layers:
         raise UsageError("the graphs do not differ")

@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from exporters.functions import DOMAIN
 from exporters.nodes import attention_nodes, node_module
+from exporters.quantization.emulation import is_scaling
 from exporters.quantization.rewrite import copied
 from lct_deploy.errors import ExportError
 
@@ -62,7 +63,7 @@ class Hybrids:
         readers = {name: node for node in reversed(variant.graph.node) for name in node.input}
         for index, node in enumerate(variant.graph.node):
             layer = self.layers[0] if index < stem else layers.get(node.name)
-            if layer is None and node.op_type in _CONVERSIONS:
+            if layer is None and _converts(node):
                 # Of what a layer computes, or of its weights.
                 layer = self._makers.get(node.input[0]) or layers.get(readers[node.output[0]].name)
             layer = layer or modules.get(node_module(node))
@@ -76,7 +77,7 @@ class Hybrids:
     def _register(self, node: NodeProto, layer: Layer, counterpart: str | None) -> None:
         output = node.output[0]
         self._makers[output] = layer
-        converted = self._exact.get(node.input[0]) if node.op_type in _CONVERSIONS else None
+        converted = self._exact.get(node.input[0]) if _converts(node) else None
         exact = output if output in self._homes else converted or counterpart
         if exact is not None:
             self._exact[output] = exact
@@ -180,6 +181,10 @@ def _layers(source: ModelProto) -> list[Layer]:
         layer.high.append(node)
         makers[node.output[0]] = layer
     return layers
+
+
+def _converts(node: NodeProto) -> bool:
+    return node.op_type in _CONVERSIONS or is_scaling(node)
 
 
 def _first_convolution(model: ModelProto) -> int:

@@ -1,6 +1,7 @@
 """A portable fp32 graph rewritten for a runtime or a precision, and how it is compared with its reference."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from exporters.images import ParityImages
 from exporters.options import CalibrationOptions, ExportOptions, Target
 from exporters.proof import Proof, verify_artifact
 from exporters.quantization.calibration import calibrate
+from exporters.quantization.emulation import compute_in_float
 from exporters.quantization.images import (
     DEFAULT_IMAGES,
     CalibrationImages,
@@ -34,6 +36,18 @@ TARGETS: dict[Precision, tuple[Target, ...]] = {
     "bf16": ("portable", "onnxruntime", "tensorrt"),
     "int8": ("onnxruntime", "tensorrt"),  # where Q/DQ may stand is a matter of the runtime
     "fp8": ("tensorrt",),
+}
+
+# What onnxruntime does not compute in on CPUs: a graph with the same answers, and what to say of it.
+EMULATED: dict[Precision, tuple[Callable[[ModelProto], ModelProto], str]] = {
+    "bf16": (
+        emulate,
+        "onnxruntime has no bf16 on CPUs: measured in float32 with every result rounded to bf16",
+    ),
+    "fp8": (
+        compute_in_float,
+        "onnxruntime has no fp8 on CPUs: measured in float32, weights and activations rounded to fp8",
+    ),
 }
 
 CALIBRATED: tuple[EightBit, ...] = ("int8", "fp8")
@@ -124,13 +138,13 @@ def _calibration_images(
 def verify_graph(path: Path, precision: Precision, proof: Proof) -> ParityReport:
     """Compare the graph at `path` with the reference, on onnxruntime's CPU provider.
 
-    That provider has no bf16: such a graph is run in float32, each result rounded to bf16.
+    What that provider has no kernels for is emulated, and the report says so.
     """
-    if precision != "bf16":
+    if precision not in EMULATED:
         return verify_artifact(path, precision, proof)
+    emulation, warning = EMULATED[precision]
     with tempfile.TemporaryDirectory() as directory:
         emulated = Path(directory) / path.name
-        onnx.save(emulate(onnx.load(path)), emulated)
+        onnx.save(emulation(onnx.load(path)), emulated)
         report = verify_artifact(emulated, precision, proof)
-    warning = "onnxruntime has no bf16 on CPUs: measured in float32 with every result rounded to bf16"
     return report.model_copy(update={"warnings": (*report.warnings, warning)})

@@ -15,6 +15,7 @@ from exporters.graph import export_graph
 from exporters.nodes import attention_nodes
 from exporters.quantization import numerics
 from exporters.quantization.calibration import calibrate
+from exporters.quantization.emulation import compute_in_float
 from exporters.quantization.histogram import DEFAULT_METHOD, Range
 from exporters.quantization.qdq import quantize
 from exporters.quantization.rewrite import initializers
@@ -22,8 +23,6 @@ from exporters.spelling import spell_out
 from lct_deploy.architecture import model_config
 from tests.conftest import random_network
 from tests.test_quantization import (
-    FAMILIES,
-    LEAST_SQNR,
     PREPROCESSING,
     SIZE,
     WEIGHTS,
@@ -37,6 +36,7 @@ from tests.test_quantization import (
 )
 
 E4M3 = ml_dtypes.float8_e4m3fn
+LEAST_SQNR = 7  # of random networks, which amplify noise: int8 has 15 dB where fp8 has 8
 HALF_STEP = 2.0**-4  # of a value with three bits of mantissa
 
 
@@ -45,10 +45,10 @@ def fp8(arch: str) -> ModelProto:
     return quantize(fp32(arch), ranges(arch), "tensorrt", "fp8")
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize("arch", ["resnet18", "se_resnet18", "se_plus_resnet26", "lct_resnet26"])
 def test_logits_are_near_those_of_float32(arch: str) -> None:
     images = noise(24, seed=1)
-    assert sqnr(run(fp32(arch), images), run(spell_out(fp8(arch)), images)) > LEAST_SQNR
+    assert sqnr(run(fp32(arch), images), run(compute_in_float(spell_out(fp8(arch))), images)) > LEAST_SQNR
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "lct_resnet26", "se_plus_resnet26"])
@@ -61,7 +61,10 @@ def test_everything_quantised_is_symmetric_e4m3fn_and_biases_are_float(arch: str
         zero_point = values[node.input[2]]
         assert zero_point.dtype == E4M3
         assert not zero_point.astype(np.float32).any()
-    for node in [*nodes(model, "Conv"), *nodes(model, "Gemm")]:
+    stem, *others = nodes(model, "Conv")
+    assert maker(model, stem.input[0]).op_type != "DequantizeLinear"
+    assert {values[name].dtype for name in stem.input[1:]} == {np.dtype(np.float32)}
+    for node in [*others, *nodes(model, "Gemm")]:
         dequantize = maker(model, node.input[1])
         weights = values[dequantize.input[0]]
         assert maker(model, node.input[0]).op_type == dequantize.op_type == "DequantizeLinear"
@@ -93,11 +96,10 @@ def test_an_opset_older_than_float8_is_raised() -> None:
     quantized = quantize(model, calibrate(model, [noise(16)], DEFAULT_METHOD, total=1), "tensorrt", "fp8")
     assert {entry.version for entry in quantized.opset_import if entry.domain == ""} == {19}
     images = noise(8, seed=1)
-    assert sqnr(run(model, images), run(quantized, images)) > LEAST_SQNR
+    assert sqnr(run(model, images), run(compute_in_float(quantized), images)) > LEAST_SQNR
 
 
 def test_the_layer_to_blame_is_found() -> None:
-    """A range forty times too wide costs int8 five bits; in fp8 a value's own exponent makes up for it."""
     model = fp32("lct_resnet20")
     weight = next(n for n in nodes(fp8("lct_resnet20"), "Conv") if n.name == "layer2.1.bn1/Conv").input[1]
     broken = ModelProto()

@@ -123,7 +123,8 @@ def graph_of(bundle: Path, precision: Precision) -> ModelProto:
 
 
 def convolutions(layers: tuple[EngineLayer, ...]) -> list[EngineLayer]:
-    return [layer for layer in layers if layer.kind == "correlation"]
+    """Alone, or with what is fused to them."""
+    return [layer for layer in layers if layer.kind == "correlation" or layer.name.startswith("__myl_Corr")]
 
 
 def assert_no_strays(bundle: Path) -> None:

@@ -6,7 +6,8 @@
 onnxruntime fuses an operator with the Q/DQ around it or runs it in float: with all of them it scales
 and adds in eight bits. TensorRT fuses what stands between two Q/DQ: without one in between, the scale,
 the addition and the ReLU are one kernel; and so are, in a block without attention, the branch's last
-convolution, the addition and the ReLU.
+convolution, the addition and the ReLU. It has no fp8 kernel for the first convolution's three channels,
+and would dequantise the weights at every run: in fp8 that one stays in float.
 """
 
 from typing import Literal
@@ -18,8 +19,11 @@ from exporters.functions import DOMAIN
 Target = Literal["onnxruntime", "tensorrt"]
 
 
-def placement(graph: GraphProto, target: Target) -> dict[str, str]:
-    """Tensor → the tensor whose range it has, in graph order; for nodes with and without attention."""
+def placement(graph: GraphProto, target: Target, *, stem: bool = True) -> dict[str, str]:
+    """Tensor → the tensor whose range it has, in graph order; for nodes with and without attention.
+
+    Without `stem` the first convolution reads float.
+    """
     producers = {output: node for node in graph.node for output in node.output}
     wanted = {
         name
@@ -27,6 +31,8 @@ def placement(graph: GraphProto, target: Target) -> dict[str, str]:
         for name in _activations_of(node, graph)
         if not _stays(name, node, producers, target)
     }
+    if not stem:
+        wanted.discard(stem_input(graph))
     sources: dict[str, str] = {}
     for name, node in producers.items():
         if name in wanted:

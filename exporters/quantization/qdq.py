@@ -25,8 +25,9 @@ def quantize(
     """A copy of an fp32 graph with eight-bit weights per output channel and eight-bit activations.
 
     `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
-    `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other. Nodes and tensors keep their
-    names: beside a tensor `t` stand `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
+    `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other; the first convolution is
+    in eight bits for int8 alone. Nodes and tensors keep their names: beside a tensor `t` stand
+    `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
     `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
     """
     if precision == "fp8":
@@ -44,7 +45,7 @@ def quantize(
 def _activations(
     model: ModelProto, ranges: Mapping[str, Range], target: Target, precision: EightBit
 ) -> dict[str, Affine]:
-    places = placement(model.graph, target)
+    places = placement(model.graph, target, stem=precision != "fp8")
     missing = sorted(set(places.values()) - set(ranges))
     if missing:
         raise ExportError(f"no range was calibrated for {len(missing)} tensors: {', '.join(missing[:5])}")
@@ -73,7 +74,7 @@ class _Writer:
         node = copied(original)
         if node.op_type == "DequantizeLinear":  # the image's
             self.scales[node.output[0]] = self.values[node.input[1]]
-        if node.op_type in ("Conv", "Gemm"):
+        if node.op_type in ("Conv", "Gemm") and node.input[0] in self.scales:
             self._weights(node)
         for index, name in enumerate(original.input):
             if name in self.activations:
