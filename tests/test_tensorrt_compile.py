@@ -209,7 +209,9 @@ def test_convolutions_compute_in_what_the_graph_says(
     layers = build_engine(graph, options, flavour=rtx, announce=print).layers
     found = convolutions(layers)
     assert len(found) == sum(node.op_type == "Conv" for node in graph.graph.node)
-    assert {layer.inputs[0].dtype for layer in found} == {dtype}
+    stem, *others = [layer.inputs[0].dtype for layer in found]
+    assert set(others) == {dtype}
+    assert stem == ("Float" if precision == "fp8" else dtype)  # three channels are too few for fp8
 
 
 def test_every_profile_has_its_layers(engines: Path, rtx: Flavour) -> None:
