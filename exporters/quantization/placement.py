@@ -7,7 +7,7 @@ onnxruntime fuses an operator with the Q/DQ around it or runs it in float: with 
 and adds in eight bits. TensorRT fuses what stands between two Q/DQ: without one in between, the scale,
 the addition and the ReLU are one kernel; and so are, in a block without attention, the branch's last
 convolution, the addition and the ReLU. It has no fp8 kernel for the first convolution's three channels,
-and would dequantise the weights at every run: in fp8 that one stays in float.
+and would dequantise the weights at every run: in fp8 that one stays in float, and the pooling behind it.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ Target = Literal["onnxruntime", "tensorrt"]
 def placement(graph: GraphProto, target: Target, *, stem: bool = True) -> dict[str, str]:
     """Tensor → the tensor whose range it has, in graph order; for nodes with and without attention.
 
-    Without `stem` the first convolution reads float.
+    Without `stem` the first convolution reads float, and so does the pooling behind it.
     """
     producers = {output: node for node in graph.node for output in node.output}
     wanted = {
@@ -32,12 +32,14 @@ def placement(graph: GraphProto, target: Target, *, stem: bool = True) -> dict[s
         if not _stays(name, node, producers, target)
     }
     if not stem:
-        wanted.discard(stem_input(graph))
+        pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
+        wanted -= {stem_input(graph), *pooled}
     sources: dict[str, str] = {}
     for name, node in producers.items():
         if name in wanted:
             # The largest of eight-bit values is one of them: MaxPool keeps its input's scale.
-            sources[name] = sources.get(node.input[0], name) if node.op_type == "MaxPool" else name
+            origin = node.input[0] if node.op_type == "MaxPool" else name
+            sources[name] = sources.get(origin, origin)
     return sources
 
 

@@ -25,8 +25,8 @@ def quantize(
     """A copy of an fp32 graph with eight-bit weights per output channel and eight-bit activations.
 
     `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
-    `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other; the first convolution is
-    in eight bits for int8 alone. Nodes and tensors keep their names: beside a tensor `t` stand
+    `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other; the stem is in eight
+    bits for int8 alone. Nodes and tensors keep their names: beside a tensor `t` stand
     `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
     `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
     """
