@@ -345,7 +345,7 @@ def test_wrong_use_exits_2(
 def test_an_fp32_bundle_says_how_to_get_another(quick_cli: QuickCli, demo_bundle: Path) -> None:
     done = quick_cli("verify", demo_bundle, "--bisect")
     assert done.returncode == 2
-    assert "export with --precision int8, fp16 or bf16" in done.stderr
+    assert "export with --precision int8, fp8, fp16 or bf16" in done.stderr
 
 
 def test_it_needs_no_torch() -> None:
