@@ -17,17 +17,18 @@ from server.settings import ServerSettings
 def create_app(settings: ServerSettings | None = None) -> FastAPI:
     """An application over the bundles of `settings` (by default those of the environment).
 
-    Opens and checks the bundles before it returns; raises what `ModelRegistry.open` raises.
+    Every model has answered its golden inputs when this returns; raises what `ModelRegistry.open` raises.
     """
     settings = settings or ServerSettings()  # pyright: ignore[reportCallIssue] - from the environment
     models = ModelRegistry.open(settings)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        models.start()
         yield
+        await models.close()
         decoders.shutdown(wait=True)
-        models.close()
 
     app = FastAPI(
         title="lct-deploy",
@@ -37,6 +38,6 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         redoc_url=None,
     )
     add_problem_handlers(app)
-    app.include_router(health_router())
-    app.include_router(classify_router(models, decoders, max_images=settings.max_images))
+    app.include_router(health_router(models))
+    app.include_router(classify_router(models, decoders, settings))
     return app

@@ -1,7 +1,9 @@
 """GET /v2/health/live and /v2/health/ready, for orchestrators."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
+
+from server.models import ModelRegistry
 
 
 class Live(BaseModel):
@@ -16,16 +18,17 @@ class Ready(BaseModel):
     ready: bool
 
 
-def health_router() -> APIRouter:
-    """Models are opened and checked before the server listens, so that answering means ready."""
+def health_router(models: ModelRegistry) -> APIRouter:
+    """Live while the process answers; ready while every model has an engine that has run an inference."""
     router = APIRouter(prefix="/v2/health", tags=["health"])
 
     @router.get("/live")
     async def live() -> Live:
         return Live(live=True)
 
-    @router.get("/ready")
-    async def ready() -> Ready:
-        return Ready(ready=True)
+    @router.get("/ready", responses={503: {"model": Ready}})
+    async def ready(response: Response) -> Ready:
+        response.status_code = 200 if models.ready else 503
+        return Ready(ready=models.ready)
 
     return router

@@ -239,7 +239,7 @@ def test_several_models(demo_bundle: Path, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "no such bundle"),
-        (["BUNDLE", "BUNDLE"], 2, "two bundles have the name demo"),
+        (["BUNDLE", "BUNDLE"], 2, "are both demo version 1"),
         (["BUNDLE", "--runtime", "nope"], 1, "holds no fp32 graph that nope can run"),
         (["BUNDLE", "--port", "70000"], 2, "port"),
         (["BUNDLE", "--host", "not-a-host.invalid"], 2, "cannot listen"),
