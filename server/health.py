@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from server.draining import Drain
 from server.models import ModelRegistry
 
 
@@ -18,8 +19,11 @@ class Ready(BaseModel):
     ready: bool
 
 
-def health_router(models: ModelRegistry) -> APIRouter:
-    """Live while the process answers; ready while every model has an engine that has run an inference."""
+def health_router(models: ModelRegistry, drain: Drain) -> APIRouter:
+    """Live while the process answers.
+
+    Ready while every model has an engine that has run a real inference, until the server is told to stop.
+    """
     router = APIRouter(prefix="/v2/health", tags=["health"])
 
     @router.get("/live")
@@ -28,7 +32,8 @@ def health_router(models: ModelRegistry) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
-        response.status_code = 200 if models.ready else 503
-        return Ready(ready=models.ready)
+        is_ready = models.ready and not drain.started
+        response.status_code = 200 if is_ready else 503
+        return Ready(ready=is_ready)
 
     return router

@@ -7,14 +7,10 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from server.problems import Problem
+from server.problems import ClientGoneError, Problem
 
 T = TypeVar("T")
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-
-
-class ClientGoneError(Exception):
-    """The client has closed its connection; nobody reads an answer."""
 
 
 def deadline_of(request: Request, default_seconds: float) -> float:

@@ -167,11 +167,11 @@ class ModelRegistry:
             except Problem as problem:
                 logger.error("%s was not loaded again: %s", name, problem.detail)
 
-    async def close(self) -> None:
-        """Answer what has been accepted, then end the engines."""
+    async def close(self, seconds: float) -> None:
+        """Answer what has been accepted, for at most `seconds`, then end the engines."""
         async with self._turn:
             models, self._models = self.models, {}
-        await asyncio.gather(*(model.close() for model in models), *self._draining)
+        await asyncio.gather(*(model.close(seconds) for model in models), *self._draining)
 
     def abandon(self) -> None:
         """End the engines of a registry that was never started."""

@@ -158,10 +158,11 @@ class ServedModel:
             f"batches of at most {self.max_batch}{compiled}"
         )
 
-    async def close(self) -> None:
-        """Answer what has been accepted, then end the engine."""
+    async def close(self, seconds: float | None = None) -> None:
+        """Answer what has been accepted, for at most `seconds`, then end the engine."""
         if self._client is not None:
-            await self._client.drain()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._client.drain(), seconds)
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -38,9 +38,7 @@ class ServerSettings(BaseSettings):
     body_seconds: float = Field(default=30, gt=0, description="for a client to send its body")
     request_seconds: float = Field(default=30, gt=0, description="for an answer, if the client sets no time")
     hang_seconds: float = Field(default=60, gt=0, description="for one batch; then its engine is restarted")
-    drain_seconds: float = Field(
-        default=0, ge=0, description="between readiness going false and closing the listener"
-    )
+    drain_seconds: float = Field(default=2, ge=0, description="after SIGTERM: not ready, but still serving")
     shutdown_seconds: int = Field(default=30, ge=0, description="for requests in flight to finish")
 
     @model_validator(mode="after")
