@@ -82,7 +82,7 @@ class Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Raises BundleError for a bundle that is absent, incomplete, changed or of another schema."""
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for record in (*manifest.artifacts, manifest.golden):
         _check_file(path, record)
     return Bundle(path=path, manifest=manifest)
@@ -94,7 +94,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest alone, its files unchecked: `open_bundle` checks them. Raises BundleError."""
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle (a directory with a {MANIFEST})")
     file = path / MANIFEST

@@ -1,7 +1,10 @@
 """GET /v2/health/live and /v2/health/ready, for orchestrators."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
+
+from server.draining import Drain
+from server.models import ModelRegistry
 
 
 class Live(BaseModel):
@@ -16,16 +19,21 @@ class Ready(BaseModel):
     ready: bool
 
 
-def health_router() -> APIRouter:
-    """Models are opened and checked before the server listens, so that answering means ready."""
+def health_router(models: ModelRegistry, drain: Drain) -> APIRouter:
+    """Live while the process answers.
+
+    Ready while every model has an engine that has run a real inference, until the server is told to stop.
+    """
     router = APIRouter(prefix="/v2/health", tags=["health"])
 
     @router.get("/live")
     async def live() -> Live:
         return Live(live=True)
 
-    @router.get("/ready")
-    async def ready() -> Ready:
-        return Ready(ready=True)
+    @router.get("/ready", responses={503: {"model": Ready}})
+    async def ready(response: Response) -> Ready:
+        is_ready = models.ready and not drain.started
+        response.status_code = 200 if is_ready else 503
+        return Ready(ready=is_ready)
 
     return router

@@ -3,7 +3,7 @@
 import logging
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -17,6 +17,10 @@ logger = logging.getLogger("lct_deploy.server")
 
 class Problem(HTTPException):
     """An answer of status 4xx or 5xx with a sentence that says what is wrong and what mends it."""
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection; nobody reads an answer."""
 
 
 class ProblemDetails(BaseModel):
@@ -64,6 +68,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         logger.error("unexpected error", exc_info=error)
         return problem_response(500, "the server failed on this request; its log says more")
 
+    async def on_gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # for the log and the metrics alone
+
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientGoneError, on_gone)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_unexpected)

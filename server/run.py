@@ -1,17 +1,23 @@
-"""Run the application until SIGTERM or SIGINT; requests in flight are answered first."""
+"""Run the application until SIGTERM or SIGINT; every request that was accepted is answered first."""
 
+import asyncio
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from lct_deploy.errors import UsageError
 from server.app import create_app
+from server.draining import Drain
 from server.settings import ServerSettings
+
+# For a connection that was accepted last of all to deliver its request.
+LAST_REQUEST_SECONDS = 0.1
 
 
 def serve(settings: ServerSettings) -> None:
@@ -22,33 +28,69 @@ def serve(settings: ServerSettings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     listener = _bind(settings.host, settings.port)
     with listener:
-        app = create_app(settings)
+        drain = Drain()
         config = uvicorn.Config(
-            app,
+            create_app(settings, drain),
             loop="uvloop",
             http="httptools",
             lifespan="on",
             log_level=settings.log_level,
             access_log=False,
+            server_header=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
         # uvicorn hands the signal on once it has stopped: an orderly end is exit code 0.
         signal.signal(signal.SIGTERM, _ignore)
         signal.signal(signal.SIGINT, _ignore)
-        _Server(config, on_started=lambda: _announce(listener)).run(sockets=[listener])
+        _Server(config, listener, drain, settings.drain_seconds).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it is up."""
+    """uvicorn that says when it is up, and that goes on for a while after SIGTERM before it leaves."""
 
-    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, drain: Drain, drain_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._on_started = on_started
+        self._listener, self._drain, self._drain_seconds = listener, drain, drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            self._on_started()
+            _announce(self._listener)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Told twice, or by somebody at a terminal: there is no load balancer to wait for.
+        if self.should_exit or sig == signal.SIGINT:
+            self._drain_seconds = 0
+        self._drain.started = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Not ready, but serving; then deaf, but answering what was sent; then gone."""
+        waited = 0.0
+        while waited < self._drain_seconds:
+            await asyncio.sleep(0.05)
+            waited += 0.05
+        await self._accept_the_last()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_REQUEST_SECONDS)
+        await super().shutdown(sockets=sockets)
+
+    async def _accept_the_last(self) -> None:
+        """Connections that the kernel has established and nobody has accepted die with the listener."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            await loop.connect_accepted_socket(self._new_protocol, connection)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def _bind(host: str, port: int) -> socket.socket:

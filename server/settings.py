@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
@@ -14,16 +14,35 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LCT_", frozen=True, extra="forbid")
 
-    bundles: tuple[Path, ...] = Field(min_length=1)
+    bundles: tuple[Path, ...] = Field(min_length=1, description="bundles, or repositories of them")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
+    log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
+
     runtime: str = "onnxruntime"
     precision: Precision | None = Field(default=None, description="None: what each bundle was exported for")
     provider: ProviderName = Field(default="cpu", description="onnxruntime's")
     streams: int = Field(default=2, ge=1, le=64, description="TensorRT: inferences that run side by side")
     cuda_graphs: bool = Field(default=True, description="TensorRT: launch an inference's kernels at once")
-    intra_op_threads: int = Field(default_factory=available_cores, ge=1)
+
+    instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
+    intra_op_threads: int = Field(default_factory=available_cores, ge=1, description="of one inference")
     decode_threads: int = Field(default_factory=available_cores, ge=1)
+    max_batch: int | None = Field(default=None, ge=1, le=1024, description="None: what pays with the runtime")
+    max_delay_ms: float = Field(default=0, ge=0, le=10_000, description="that a batch waits to be filled")
+
+    max_queue: int = Field(default=256, ge=1, le=65536, description="images of a model that may wait")
     max_images: int = Field(default=64, ge=1, description="images in one request")
-    shutdown_seconds: int = Field(default=30, ge=0, description="time for requests in flight to finish")
-    log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
+    max_body_bytes: int = Field(default=32 << 20, ge=1, description="of one request")
+    max_buffered_bytes: int = Field(default=256 << 20, ge=1, description="of all requests being read")
+    body_seconds: float = Field(default=30, gt=0, description="for a client to send its body")
+    request_seconds: float = Field(default=30, gt=0, description="for an answer, if the client sets no time")
+    hang_seconds: float = Field(default=60, gt=0, description="for one batch; then its engine is restarted")
+    drain_seconds: float = Field(default=2, ge=0, description="after SIGTERM: not ready, but still serving")
+    shutdown_seconds: int = Field(default=30, ge=0, description="for requests in flight to finish")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServerSettings":
+        if self.max_images > self.max_queue:
+            raise ValueError(f"max_images {self.max_images} is over max_queue {self.max_queue}")
+        return self

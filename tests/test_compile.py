@@ -32,7 +32,7 @@ from lct_deploy.manifest import Artifact, Manifest, Precision
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bundled
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import Cli, QuickCli, export
-from tests.test_server import Server, classify, encoded, upload
+from tests.serving import Server, classify, encoded, upload
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [f"layer{stage}.{block}.attn" for stage in (1, 2, 3) for block in range(3)]

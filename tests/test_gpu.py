@@ -27,7 +27,6 @@ from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.parity import MAX_LOGIT_ERROR, compare_logits
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
-from lct_deploy.runtime.submit import Submitter
 from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.conftest import QuickCli, export
 from tests.test_compile import save_images
@@ -177,10 +176,8 @@ def test_streams_do_not_see_each_other(engines: Path, flavour: FlavourName) -> N
     batches = [images(1 + i % 17) for i in range(200)]
     with closing(opened(engines, flavour, streams=1)) as alone:
         expected = [alone.infer(batch) for batch in batches]
-    submitter = Submitter(opened(engines, flavour, streams=4), name="engine")
-    futures = [submitter.submit(batch) for batch in batches]
-    found = [future.result().logits for future in futures]
-    submitter.close()
+    with closing(opened(engines, flavour, streams=4)) as several, ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(several.infer, batches))
     for a, b in zip(expected, found, strict=True):
         assert np.array_equal(a, b)
 

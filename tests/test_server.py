@@ -1,11 +1,8 @@
 """The HTTP service, called over real sockets."""
 
-import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -13,70 +10,26 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
 from exporters.options import ExportOptions
 from lct_deploy.bundle import open_bundle
 from lct_deploy.predictions import predict_files
 from lct_deploy.runtime import RuntimeOptions, open_bundled
-from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
+from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.conftest import QuickCli, export
-
-
-class Server:
-    """`lct-deploy serve` in a process of its own, ready when constructed."""
-
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "lct_deploy", "serve", *map(str, arguments), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-
-    def stop(self, how: int = signal.SIGTERM) -> tuple[int, str]:
-        self.process.send_signal(how)
-        _, messages = self.process.communicate(timeout=30)
-        return self.process.returncode, messages
+from tests.serving import Server, assert_problem, classify, encoded, upload
 
 
 @pytest.fixture(scope="module")
 def server(demo_bundle: Path) -> Generator[Server]:
-    running = Server(demo_bundle)
-    yield running
-    code, messages = running.stop()
-    assert code == 0
-    assert "Traceback" not in messages
+    with Server(demo_bundle) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def http(server: Server) -> Generator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
-
-
-def encoded(index: int = 0, kind: str = "PNG", size: int | None = None) -> bytes:
-    image = Image.fromarray(load_sample().images[index])
-    stream = io.BytesIO()
-    (image.resize((size, size)) if size else image).save(stream, kind)
-    return stream.getvalue()
-
-
-def classify(http: httpx.Client, body: bytes, kind: str = "image/png", **query: str | int) -> httpx.Response:
-    return http.post("/v1/classify", content=body, headers={"Content-Type": kind}, params=query)
-
-
-def upload(http: httpx.Client, *bodies: bytes, name: str = "file") -> httpx.Response:
-    return http.post(
-        "/v1/classify", files=[(name, (f"{i}.png", body, "image/png")) for i, body in enumerate(bodies)]
-    )
-
-
-def assert_problem(response: httpx.Response, status: int, detail: str) -> None:
-    assert response.status_code == status
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = response.json()
-    assert set(problem) == {"type", "title", "status", "detail"}
-    assert problem["status"] == status
-    assert detail in problem["detail"]
 
 
 def test_a_raw_image_gets_the_answer_that_predict_gives(
@@ -225,21 +178,17 @@ def test_sigint_stops_it_cleanly_too(demo_bundle: Path) -> None:
 
 def test_several_models(demo_bundle: Path, tmp_path: Path) -> None:
     export(DEMO_CHECKPOINT, tmp_path / "second", ExportOptions(version="9"))
-    server = Server(demo_bundle, tmp_path / "second")
-    try:
-        with httpx.Client(base_url=server.url) as http:
-            assert_problem(classify(http, encoded()), 400, "demo, second")
-            assert classify(http, encoded(), model="second").json()["version"] == "9"
-            assert classify(http, encoded(), model="demo").json()["model"] == "demo"
-    finally:
-        assert server.stop()[0] == 0
+    with Server(demo_bundle, tmp_path / "second") as server, httpx.Client(base_url=server.url) as http:
+        assert_problem(classify(http, encoded()), 400, "demo, second")
+        assert classify(http, encoded(), model="second").json()["version"] == "9"
+        assert classify(http, encoded(), model="demo").json()["model"] == "demo"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "no such bundle"),
-        (["BUNDLE", "BUNDLE"], 2, "two bundles have the name demo"),
+        (["BUNDLE", "BUNDLE"], 2, "are both demo version 1"),
         (["BUNDLE", "--runtime", "nope"], 1, "holds no fp32 graph that nope can run"),
         (["BUNDLE", "--port", "70000"], 2, "port"),
         (["BUNDLE", "--host", "not-a-host.invalid"], 2, "cannot listen"),

@@ -31,7 +31,6 @@ from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bund
 from lct_deploy.runtime.engine import load_engine
 from lct_deploy.runtime.engines import Place, misfits, rebuild_command
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
-from lct_deploy.runtime.submit import Submitter
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli
 from tests.fake_gpu import GPU, VERSION, FakeContext, FakeGpu, FakeLogger, FakePlan, FakeRuntimeCache
@@ -186,19 +185,6 @@ def test_calls_run_side_by_side_in_lanes_of_their_own(
     assert len(gpu.plans[0].contexts) == 3 * 3
     for batch, answer in zip(batches, answers, strict=True):
         assert_same(answer, expected(batch))
-
-
-def test_submitted_calls_do_not_wait_and_closing_finishes_them(
-    gpu: FakeGpu, bundle: Path, expected: Callable[..., np.ndarray]
-) -> None:
-    submitter = Submitter(opened(bundle, RuntimeOptions(streams=2)), name="engine")
-    futures = [submitter.submit(images(2, start=i)) for i in range(6)]
-    bad = submitter.submit(np.zeros((1, 2, 2, 3), np.uint8))
-    submitter.close()
-    for i, future in enumerate(futures):
-        assert_same(future.result().logits, expected(images(2, start=i)))
-        assert future.result().compute_seconds > 0
-    assert isinstance(bad.exception(), UsageError)
 
 
 def test_closing_frees_everything_and_waits_for_calls(gpu: FakeGpu, bundle: Path) -> None:

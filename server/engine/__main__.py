@@ -1,0 +1,66 @@
+"""`python -m server.engine CONFIG CONTROL RUNNING`: an engine, started by `server.engine.process`.
+
+CONFIG is an EngineConfig in JSON; CONTROL a socket and RUNNING the lanes' clocks, inherited descriptors.
+"""
+
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+
+import numpy as np
+
+from lct_deploy.atomic import sha256_file
+from lct_deploy.bundle import MANIFEST, Bundle, open_bundle
+from lct_deploy.errors import LctDeployError
+from lct_deploy.golden import check_golden
+from lct_deploy.runtime import Runtime, open_bundled
+from server.engine.config import BatchSizes, EngineConfig, EngineInfo
+from server.engine.engine import Engine
+from server.engine.process import Failure
+
+WARM_UP_IMAGES = 4
+
+
+def main() -> None:
+    config = EngineConfig.model_validate_json(sys.argv[1])
+    control, clocks = socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3])
+    # The parent ends this process by closing its socket, once every request has been answered.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s:     %(message)s")
+    try:
+        bundle, runtimes = _open(config)
+    except LctDeployError as error:
+        failure = Failure(error=type(error).__name__, message=error.message, hint=error.hint)
+        control.send(failure.model_dump_json().encode())
+        return
+    sizes = BatchSizes.of(runtimes[0].spec, config.max_batch)
+    running = np.frombuffer(mmap.mmap(clocks, os.fstat(clocks).st_size), np.float64)
+    engine = Engine(runtimes, sizes, max_delay=config.max_delay, control=control, running=running)
+    control.send(_info(bundle, runtimes[0], sizes).model_dump_json().encode())
+    engine.run()
+    for runtime in runtimes:
+        runtime.close()
+
+
+def _open(config: EngineConfig) -> tuple[Bundle, list[Runtime]]:
+    """The runtimes, each of which has answered the golden inputs: first inferences are slow ones."""
+    bundle = open_bundle(config.bundle)
+    runtimes: list[Runtime] = []
+    for _ in range(config.instances):
+        runtimes.append(open_bundled(bundle, config.runtime, config.options, config.precision))
+        check_golden(bundle, runtimes[-1], images=WARM_UP_IMAGES)
+    return bundle, runtimes
+
+
+def _info(bundle: Bundle, runtime: Runtime, sizes: BatchSizes) -> EngineInfo:
+    return EngineInfo(
+        manifest_sha256=sha256_file(bundle.path / MANIFEST), spec=runtime.spec, max_batch=sizes.largest
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""An engine as a request sees it: reserve slots, put images there, await the logits.
+
+All of it runs in the event loop's thread, so that nothing needs a lock.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.messages import (
+    LONGEST,
+    Done,
+    Status,
+    pack_ask_statistics,
+    pack_cancel,
+    pack_submit,
+    unpack_for_client,
+)
+from server.engine.rate import CompletionRate
+from server.engine.slots import Geometry, Slots, State
+from server.engine.statistics import Statistics
+from server.refusals import DeadlineError, EngineFailedError, EngineLostError, ServerBusyError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """Logits (N, classes) with the seconds spent waiting and computing, and the batch they ran in."""
+
+    logits: NDArray[np.float32]
+    queue_seconds: float
+    compute_seconds: float
+    batch: int
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A request that the engine has, or will have once there is one again."""
+
+    id: int
+    slots: tuple[int, ...]
+    deadline: float
+    answer: "asyncio.Future[Inference]"
+
+
+class EngineClient:
+    """The slots and the connection of this process to one engine.
+
+    Outlives the engine's process: what waited when one died goes to the next, in its order.
+    """
+
+    def __init__(self, geometry: Geometry, *, on_lost: Callable[[], None]) -> None:
+        self.slots = Slots.create(geometry)
+        self._free = list(reversed(range(geometry.count)))
+        self._pending: dict[int, _Pending] = {}  # in the order of their submission
+        self._ids = itertools.count(1)
+        self._link: socket.socket | None = None
+        self._unsent: deque[bytes] = deque()
+        self._statistics: deque[asyncio.Future[Statistics]] = deque()
+        self._on_lost = on_lost
+        self._rate = CompletionRate()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    @property
+    def outstanding(self) -> int:
+        """Images that are reserved, waiting or running."""
+        return self.slots.geometry.count - len(self._free)
+
+    def connect(self, link: socket.socket) -> None:
+        """Use a new engine's connection, and give it what waits."""
+        link.setblocking(False)
+        self._link = link
+        asyncio.get_running_loop().add_reader(link.fileno(), self._receive)
+        for pending in self._pending.values():
+            self._send(pack_submit(pending.id, pending.deadline, pending.slots))
+
+    @contextlib.contextmanager
+    def reserve(self, count: int) -> Generator["Reservation"]:
+        """Room for `count` images; raises ServerBusyError where there is none now."""
+        capacity = self.slots.geometry.count
+        if count > len(self._free):
+            raise ServerBusyError(
+                f"{self.outstanding} images wait, of at most {capacity}", self.retry_after()
+            )
+        taken = [self._free.pop() for _ in range(count)]
+        self._idle.clear()
+        reservation = Reservation(self, taken)
+        try:
+            yield reservation
+        finally:
+            self._release(reservation.unused())
+
+    def retry_after(self) -> int:
+        """Whole seconds in which what is outstanding now will have been answered, as far as one can tell."""
+        rate = self._rate.per_second()
+        return min(60, max(1, math.ceil(self.outstanding / rate))) if rate > 0 else 1
+
+    async def infer(self, slots: Sequence[int], deadline: float) -> Inference:
+        """Logits of the images in `slots`, which are the engine's until it has answered.
+
+        Raises DeadlineError, EngineLostError or EngineFailedError.
+        """
+        loop = asyncio.get_running_loop()
+        pending = _Pending(next(self._ids), tuple(slots), deadline, loop.create_future())
+        self.slots.states[list(slots)] = State.WAITING
+        self._pending[pending.id] = pending
+        self._send(pack_submit(pending.id, deadline, slots))
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), _expire, pending.answer)
+        try:
+            return await pending.answer
+        finally:
+            timer.cancel()
+            if pending.id in self._pending:  # cancelled, or too late: the engine need not run it
+                self._give_up(pending)
+
+    async def statistics(self) -> Statistics:
+        """What the engine has run since it started; raises EngineLostError without one."""
+        if self._link is None:
+            raise EngineLostError("the model's engine is being restarted", self.retry_after())
+        asked: asyncio.Future[Statistics] = asyncio.get_running_loop().create_future()
+        self._statistics.append(asked)
+        self._send(pack_ask_statistics())
+        return await asked
+
+    async def drain(self) -> None:
+        """Wait until no image is reserved, waiting or running."""
+        await self._idle.wait()
+
+    def fail_waiting(self) -> None:
+        """No engine will come soon: answer whoever waits for one."""
+        for pending in list(self._pending.values()):
+            self._lose(pending, "the model's engine cannot be restarted at the moment")
+
+    def close(self) -> None:
+        self._disconnect()
+        self.slots.close()
+
+    def _give_up(self, pending: _Pending) -> None:
+        if self._link is None:
+            del self._pending[pending.id]
+            self._release(pending.slots)
+        else:
+            self._send(pack_cancel(pending.id))
+
+    def _send(self, packet: bytes) -> None:
+        """Without a connection nothing is sent: `connect` submits what is pending by then."""
+        if self._link is not None:
+            self._unsent.append(packet)
+            self._flush()
+
+    def _flush(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        while self._unsent:
+            try:
+                link.send(self._unsent[0])
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(link.fileno(), self._flush)
+                return
+            except OSError:
+                break  # the engine has gone; `_receive` finds that out by itself
+            self._unsent.popleft()
+        asyncio.get_running_loop().remove_writer(link.fileno())
+
+    def _receive(self) -> None:
+        assert self._link is not None  # noqa: S101 - it is the link's own callback
+        try:
+            packet = self._link.recv(LONGEST)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            self._lost()
+            return
+        message = unpack_for_client(packet)
+        if isinstance(message, bytes):
+            _resolve(self._statistics.popleft(), Statistics.model_validate_json(message))
+            return
+        for done in message:
+            self._finish(done)
+
+    def _finish(self, done: Done) -> None:
+        pending = self._pending.pop(done.request)
+        if not pending.answer.done():
+            if done.status == Status.OK:
+                logits = self.slots.logits[list(pending.slots)]  # a copy
+                _resolve(pending.answer, _inference(logits, done))
+            elif done.status == Status.EXPIRED:
+                _expire(pending.answer)
+            else:
+                pending.answer.set_exception(EngineFailedError("the model failed on this request"))
+        self._release(pending.slots)
+        self._rate.add(len(pending.slots))
+
+    def _lost(self) -> None:
+        """The engine has died: what it was computing is lost, what waited stays pending."""
+        self._disconnect()
+        for pending in list(self._pending.values()):
+            if pending.answer.done():
+                self._pending.pop(pending.id)
+                self._release(pending.slots)
+            elif (self.slots.states[list(pending.slots)] == State.RUNNING).any():
+                self._lose(pending, "the model's engine died while it was computing this request")
+        self._on_lost()
+
+    def _lose(self, pending: _Pending, why: str) -> None:
+        del self._pending[pending.id]
+        if not pending.answer.done():
+            pending.answer.set_exception(EngineLostError(why, 1))
+        self._release(pending.slots)
+
+    def _disconnect(self) -> None:
+        if self._link is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._link.fileno())
+        loop.remove_writer(self._link.fileno())
+        self._link.close()
+        self._link = None
+        self._unsent.clear()
+        while self._statistics:
+            asked = self._statistics.popleft()
+            if not asked.done():
+                asked.set_exception(EngineLostError("the model's engine died", 1))
+
+    def _release(self, slots: Sequence[int]) -> None:
+        self._free.extend(slots)
+        if not self.outstanding:
+            self._idle.set()
+
+
+class Reservation:
+    """Slots of one request: each is filled with an image, or goes back unused."""
+
+    def __init__(self, client: EngineClient, slots: list[int]) -> None:
+        self._client, self._slots = client, slots
+
+    async def infer(self, images: Sequence[NDArray[np.uint8]], deadline: float) -> Inference:
+        """Logits of at most as many images (H, W, 3) as were reserved; call it once.
+
+        Raises what `EngineClient.infer` raises.
+        """
+        used = self._slots[: len(images)]
+        for slot, image in zip(used, images, strict=True):
+            self._client.slots.images[slot] = image
+        del self._slots[: len(images)]
+        return await self._client.infer(used, deadline)
+
+    def unused(self) -> list[int]:
+        """Slots that no image was put into."""
+        return self._slots
+
+
+def _inference(logits: NDArray[np.float32], done: Done) -> Inference:
+    return Inference(
+        logits=logits,
+        queue_seconds=done.queue_seconds,
+        compute_seconds=done.compute_seconds,
+        batch=done.batch,
+    )
+
+
+def _expire(answer: "asyncio.Future[Inference]") -> None:
+    if not answer.done():
+        answer.set_exception(DeadlineError("the request was not answered before its deadline"))
+
+
+def _resolve(future: "asyncio.Future[T]", value: T) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,63 @@
+"""What an engine is told when it starts, and what it says of itself once it is ready."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lct_deploy.manifest import Precision
+from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec
+
+
+class EngineConfig(BaseModel):
+    """One bundle, the runtime that runs it, and how its requests are batched."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle: Path
+    runtime: str
+    precision: Precision | None
+    options: RuntimeOptions
+    instances: int = Field(ge=1, description="copies of the model, each running batches of its own")
+    max_batch: int | None = Field(default=None, ge=1, description="None: what pays with this runtime")
+    max_delay: float = Field(ge=0, description="seconds that a batch waits to be filled")
+
+
+class EngineInfo(BaseModel):
+    """A ready engine: it has answered the bundle's golden inputs correctly."""
+
+    model_config = ConfigDict(frozen=True)
+
+    manifest_sha256: str
+    spec: RuntimeSpec
+    max_batch: int
+
+
+class BatchSizes(BaseModel):
+    """The batches that an engine runs: any up to the largest, or some only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    largest: int = Field(ge=1)
+    only: tuple[int, ...] = ()  # ascending, the first is 1
+
+    @classmethod
+    def of(cls, spec: RuntimeSpec, max_batch: int | None) -> Self:
+        """Where some batches run on graphs of their own, only those: any other would run slower.
+
+        A runtime that fills batches up itself, and one that has a single graph, take any size. By default
+        such a graph runs one image at a time: on a CPU, images side by side gain nothing
+        (docs/decisions/0013).
+        """
+        compiled = spec.compiled_batches
+        largest = max_batch or max(compiled, default=1)
+        if spec.pads or not compiled:
+            return cls(largest=largest)
+        only = tuple(sorted({1, *(size for size in compiled if size <= largest)}))
+        return cls(largest=only[-1], only=only)
+
+    def fit(self, rows: int) -> int:
+        """The largest batch that `rows` fill."""
+        if not self.only:
+            return min(rows, self.largest)
+        return max(size for size in self.only if size <= rows)

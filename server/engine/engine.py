@@ -1,0 +1,254 @@
+"""An engine's loop: takes requests from HTTP processes, runs them in batches, answers."""
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lct_deploy.runtime import Runtime
+from server.engine.batcher import Batch, Batcher, Request
+from server.engine.config import BatchSizes
+from server.engine.connection import Connection
+from server.engine.messages import (
+    LONGEST,
+    Cancel,
+    Done,
+    Status,
+    Submit,
+    pack_statistics,
+    unpack_for_engine,
+)
+from server.engine.slots import Geometry, Slots, State
+from server.engine.statistics import Recorder
+
+STOP_SECONDS = 5
+logger = logging.getLogger("lct_deploy.server.engine")
+
+
+class Engine:
+    """The runtimes of a model behind one queue.
+
+    `control` is the parent's socket: it brings new connections, and the engine ends when it closes.
+    `running` (float64, one for each lane) tells the parent since when a lane has been computing, 0 where
+    it is idle.
+    """
+
+    def __init__(
+        self,
+        runtimes: Sequence[Runtime],
+        sizes: BatchSizes,
+        *,
+        max_delay: float,
+        control: socket.socket,
+        running: NDArray[np.float64],
+    ) -> None:
+        self._batcher = Batcher(sizes, max_delay=max_delay)
+        self._recorder = Recorder()
+        self._control = control
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._backlogs: set[Connection] = set()
+        lanes = [runtime for runtime in runtimes for _ in range(runtime.spec.streams)]
+        self._lanes = [
+            threading.Thread(target=Lane(runtime, self, running[i : i + 1], sizes.largest).run, daemon=True)
+            for i, runtime in enumerate(lanes)
+        ]
+
+    @property
+    def batcher(self) -> Batcher:
+        return self._batcher
+
+    @property
+    def recorder(self) -> Recorder:
+        return self._recorder
+
+    def run(self) -> None:
+        """Work until the parent closes its end; what is running then is finished first."""
+        for lane in self._lanes:
+            lane.start()
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        while self._step():
+            pass
+        self._batcher.close()
+        for lane in self._lanes:
+            lane.join(STOP_SECONDS)
+
+    def end(self, requests: Sequence[Request], status: Status | None = None) -> None:
+        """Answer requests; with `status` None, what has become of each says it."""
+        answers: defaultdict[Connection, list[Done]] = defaultdict(list)
+        now = time.monotonic()
+        for request in requests:
+            ended = status if status is not None else _status(request)
+            queued = (request.started or now) - request.arrived
+            answers[request.owner].append(
+                Done(request.id, ended, queued, request.compute_seconds, request.batch)
+            )
+            self._recorder.request(ok=ended == Status.OK, queue=queued, total=now - request.arrived)
+        for connection, done in answers.items():
+            connection.answer(done)
+
+    def _step(self) -> bool:
+        """Handle what has come; False once the parent has gone."""
+        for key, events in self._selector.select():
+            if key.fileobj is self._control:
+                if not self._accept():
+                    return False
+            elif key.fd == self._wake:
+                self._watch_backlogs()
+            else:
+                self._serve(key.data, events)
+        return True
+
+    def _accept(self) -> bool:
+        """A new connection: the geometry of its slots, with its socket and their memory."""
+        packet, descriptors, _, _ = socket.recv_fds(self._control, LONGEST, 2)
+        if not packet:
+            return False
+        link, memory = descriptors
+        slots = Slots(memory, Geometry.model_validate_json(packet))
+        connection = Connection(socket.socket(fileno=link), slots, on_backlog=self._add_backlog)
+        self._selector.register(connection.link, selectors.EVENT_READ, connection)
+        return True
+
+    def _add_backlog(self, connection: Connection) -> None:
+        self._backlogs.add(connection)
+        os.eventfd_write(self._wake, 1)
+
+    def _watch_backlogs(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._backlogs:
+            connection = self._backlogs.pop()
+            if connection.link.fileno() >= 0:
+                both = selectors.EVENT_READ | selectors.EVENT_WRITE
+                self._selector.modify(connection.link, both, connection)
+
+    def _serve(self, connection: Connection, events: int) -> None:
+        if events & selectors.EVENT_WRITE and connection.flush():
+            self._selector.modify(connection.link, selectors.EVENT_READ, connection)
+        while True:
+            try:
+                packet = connection.link.recv(LONGEST)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                packet = b""
+            if not packet:
+                self._drop(connection)
+                return
+            self._handle(connection, packet)
+
+    def _handle(self, connection: Connection, packet: bytes) -> None:
+        message = unpack_for_engine(packet)
+        if isinstance(message, Submit):
+            request = Request(
+                id=message.request,
+                slots=message.slots,
+                deadline=message.deadline,
+                arrived=time.monotonic(),
+                owner=connection,
+            )
+            connection.requests[request.id] = request
+            self._batcher.put(request)
+        elif isinstance(message, Cancel):
+            request = connection.requests.get(message.request)
+            if request is not None and self._batcher.cancel(request):
+                self.end([request])
+        else:
+            connection.send(pack_statistics(self._recorder.snapshot().model_dump_json().encode()))
+
+    def _drop(self, connection: Connection) -> None:
+        """Its process has gone: nobody waits for its requests."""
+        self._selector.unregister(connection.link)
+        for request in list(connection.requests.values()):
+            self._batcher.cancel(request)
+        connection.close()
+
+
+class Lane:
+    """A thread that runs one batch at a time."""
+
+    def __init__(self, runtime: Runtime, engine: Engine, running: NDArray[np.float64], largest: int) -> None:
+        self._runtime, self._engine, self._running = runtime, engine, running
+        spec = runtime.spec
+        self._images = np.empty((largest, spec.height, spec.width, 3), np.uint8)
+
+    def run(self) -> None:
+        engine = self._engine
+        while (batch := engine.batcher.take()) is not None:
+            if batch.expired:
+                engine.end(batch.expired, Status.EXPIRED)
+                continue
+            self._running[0] = time.monotonic()
+            self._mark(batch)
+            self._compute(batch)
+            self._running[0] = 0
+            engine.end(engine.batcher.finish(batch))
+
+    def _mark(self, batch: Batch) -> None:
+        """From here on these requests are lost if the process dies."""
+        now = time.monotonic()
+        for part in batch.parts:
+            part.request.started = part.request.started or now
+            part.request.batch = max(part.request.batch, batch.rows)
+            for slot in part.slots:
+                part.request.owner.slots.states[slot] = State.RUNNING
+
+    def _compute(self, batch: Batch) -> None:
+        try:
+            self._run_batch(batch)
+        except Exception:
+            if len(batch.parts) > 1:
+                logger.warning("a batch of %d failed; its requests are run one by one", batch.rows)
+                for part in batch.parts:
+                    self._compute(Batch(parts=[part]))
+                return
+            logger.exception("a request failed in the runtime")
+            batch.parts[0].request.failed = True
+
+    def _run_batch(self, batch: Batch) -> None:
+        began = time.perf_counter()
+        images = self._gather(batch)
+        gathered = time.perf_counter()
+        logits = self._runtime.infer(images)
+        computed = time.perf_counter()
+        self._scatter(batch, logits)
+        for part in batch.parts:
+            part.request.compute_seconds += computed - gathered
+        self._engine.recorder.execution(
+            batch.rows, gathered - began, computed - gathered, time.perf_counter() - computed
+        )
+
+    def _gather(self, batch: Batch) -> NDArray[np.uint8]:
+        if batch.rows == 1:  # where it lies
+            part = batch.parts[0]
+            slot = part.slots[0]
+            return part.request.owner.slots.images[slot : slot + 1]
+        row = 0
+        for part in batch.parts:
+            images = part.request.owner.slots.images
+            for slot in part.slots:
+                self._images[row] = images[slot]
+                row += 1
+        return self._images[:row]
+
+    def _scatter(self, batch: Batch, logits: NDArray[np.float32]) -> None:
+        row = 0
+        for part in batch.parts:
+            kept = part.request.owner.slots.logits
+            for slot in part.slots:
+                kept[slot] = logits[row]
+                row += 1
+
+
+def _status(request: Request) -> Status:
+    if request.cancelled:
+        return Status.CANCELLED
+    return Status.FAILED if request.failed else Status.OK

@@ -1,0 +1,111 @@
+"""An engine as its parent sees it: a process that is started, watched and stopped."""
+
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from lct_deploy import errors
+from lct_deploy.errors import LctDeployError, RuntimeUnavailableError
+from server.engine.config import EngineConfig, EngineInfo
+from server.engine.messages import LONGEST
+from server.engine.slots import Slots
+
+STOP_SECONDS = 10
+_MAX_LANES = 512  # a page of clocks
+
+
+class Failure(BaseModel):
+    """Why an engine could not start: an error of `lct_deploy.errors`, by name."""
+
+    error: str
+    message: str
+    hint: str | None
+
+    def exception(self) -> LctDeployError:
+        return getattr(errors, self.error)(self.message, hint=self.hint)
+
+
+class EngineProcess:
+    """Runs until it is stopped, killed, or its parent dies."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Start the process; `wait_ready` says whether it could."""
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        clocks = os.memfd_create("lct-clocks")
+        os.ftruncate(clocks, _MAX_LANES * 8)
+        self._running = np.frombuffer(mmap.mmap(clocks, _MAX_LANES * 8), np.float64)
+        descriptors = (theirs.fileno(), clocks)
+        command = [sys.executable, "-m", "server.engine", config.model_dump_json(), *map(str, descriptors)]
+        try:
+            # What it prints belongs in the log. A session of its own: Ctrl-C is for the parent alone.
+            self._process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=descriptors, start_new_session=True
+            )
+        finally:
+            theirs.close()
+            os.close(clocks)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self) -> EngineInfo:
+        """What the engine says of itself once it has answered the golden inputs.
+
+        Raises the error that it met, or RuntimeUnavailableError where it died without a word.
+        """
+        packet = self._control.recv(LONGEST)
+        if not packet:
+            code = self._process.wait()
+            raise RuntimeUnavailableError(
+                f"the engine process ended with {_describe_exit(code)} while it was starting",
+                hint="its messages are above",
+            )
+        try:
+            return EngineInfo.model_validate_json(packet)
+        except ValidationError:
+            self._process.wait()
+            raise Failure.model_validate_json(packet).exception() from None
+
+    def attach(self, slots: Slots) -> socket.socket:
+        """A new connection that uses `slots`; the client's end of it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            descriptors = [theirs.fileno(), slots.descriptor]
+            socket.send_fds(self._control, [slots.geometry.model_dump_json().encode()], descriptors)
+        return ours
+
+    def stuck_seconds(self) -> float:
+        """For how long the slowest of its lanes has been computing one batch."""
+        started = self._running[self._running > 0]
+        return time.monotonic() - float(started.min()) if len(started) else 0.0
+
+    def exit_status(self) -> str | None:
+        """How it ended, in words; None while it runs."""
+        code = self._process.poll()
+        return None if code is None else _describe_exit(code)
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+
+    def stop(self) -> None:
+        """Let it finish the batch that it is running, if any, and end."""
+        self._control.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _describe_exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

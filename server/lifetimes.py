@@ -1,0 +1,50 @@
+"""How long a request may live: until its deadline, or until its client has gone."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from server.problems import ClientGoneError, Problem
+
+T = TypeVar("T")
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+
+def deadline_of(request: Request, default_seconds: float) -> float:
+    """The `time.monotonic()` by which to answer; a client may set less than the server's default.
+
+    Raises a Problem of 400 for a header that is not a number of milliseconds.
+    """
+    text = request.headers.get(TIMEOUT_HEADER)
+    seconds = default_seconds
+    if text is not None:
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            raise Problem(400, f"{TIMEOUT_HEADER} has to be a whole number of milliseconds")
+        seconds = min(seconds, int(text) / 1000)
+    return time.monotonic() + seconds
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """`work`, cancelled as soon as the client goes; then raises ClientGoneError.
+
+    The request's body has to have been read.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,83 @@
+"""A real server and what tests send it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from PIL import Image
+
+from lct_deploy.sample import load_sample
+
+
+class Server:
+    """`lct-deploy serve` in a process of its own, ready when constructed; LCT_… settings by keyword.
+
+    As a context manager it has to end as it should: exit code 0, no traceback.
+    """
+
+    def __init__(self, *arguments: object, **settings: object) -> None:
+        command = [sys.executable, "-m", "lct_deploy", "serve", *map(str, arguments), "--port", "0"]
+        told = {f"LCT_{name.upper()}": str(value) for name, value in settings.items()}
+        environment: Mapping[str, str] = {**os.environ, "LCT_DRAIN_SECONDS": "0", **told}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        if not self.url:
+            raise AssertionError(self.process.communicate()[1])
+
+    def stop(self, how: int = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(how)
+        _, messages = self.process.communicate(timeout=60)
+        return self.process.returncode, messages
+
+    def engines(self) -> list[int]:
+        """Process ids of the engines, in the order in which they were started."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code, messages = self.stop()
+        if error is None:
+            assert code == 0, messages
+            assert "Traceback" not in messages
+
+
+def encoded(index: int = 0, kind: str = "PNG", size: int | None = None) -> bytes:
+    """A sample image as a file."""
+    image = Image.fromarray(load_sample().images[index])
+    stream = io.BytesIO()
+    (image.resize((size, size)) if size else image).save(stream, kind)
+    return stream.getvalue()
+
+
+def classify(http: httpx.Client, body: bytes, kind: str = "image/png", **query: str | int) -> httpx.Response:
+    return http.post("/v1/classify", content=body, headers={"Content-Type": kind}, params=query)
+
+
+def upload(http: httpx.Client, *bodies: bytes, name: str = "file") -> httpx.Response:
+    return http.post(
+        "/v1/classify", files=[(name, (f"{i}.png", body, "image/png")) for i, body in enumerate(bodies)]
+    )
+
+
+def assert_problem(response: httpx.Response, status: int, detail: str) -> None:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert detail in problem["detail"]
