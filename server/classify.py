@@ -92,9 +92,9 @@ def classify_router(models: ModelRegistry, decoders: Executor, settings: ServerS
         """Classify one image (raw body) or several (multipart); a bad one fails alone."""
         started = time.perf_counter()
         deadline = deadline_of(request, settings.request_seconds)
-        served = models.find(model)
-        bodies = await read_images(request, max_images=settings.max_images)
-        answer = await while_connected(request, _classify(served, bodies, decoders, deadline))
+        with models.lease(model) as served:
+            bodies = await read_images(request, max_images=settings.max_images)
+            answer = await while_connected(request, _classify(served, bodies, decoders, deadline))
         return _respond(served, answer, top, started)
 
     return router

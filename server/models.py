@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -79,6 +80,13 @@ class ModelRegistry:
         for model in self.models:
             model.start()
             logger.info("serving %s", model.describe())
+
+    @contextmanager
+    def lease(self, name: str | None, version: str | None = None) -> Generator[ServedModel]:
+        """The model that `find` finds, which stays there for as long as the request needs it."""
+        model = self.find(name, version)
+        with model.lease():
+            yield model
 
     def find(self, name: str | None, version: str | None = None) -> ServedModel:
         """The model called `name`, or the only one where that is None; its latest version by default.

@@ -12,8 +12,7 @@ from typing import cast
 import uvicorn
 
 from lct_deploy.errors import UsageError
-from server.app import create_app
-from server.draining import Drain
+from server.app import Service
 from server.settings import ServerSettings
 
 # For a connection that was accepted last of all to deliver its request.
@@ -23,14 +22,14 @@ LAST_REQUEST_SECONDS = 0.1
 def serve(settings: ServerSettings) -> None:
     """Serve until told to stop; prints the URL to stdout, alone, once requests are taken.
 
-    Raises UsageError where the address cannot be bound, and what `create_app` raises.
+    Raises UsageError where the address cannot be bound, and what `Service.open` raises.
     """
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     listener = _bind(settings.host, settings.port)
     with listener:
-        drain = Drain()
+        service = Service.open(settings)
         config = uvicorn.Config(
-            create_app(settings, drain),
+            service.app(),
             loop="uvloop",
             http="httptools",
             lifespan="on",
@@ -42,22 +41,30 @@ def serve(settings: ServerSettings) -> None:
         # uvicorn hands the signal on once it has stopped: an orderly end is exit code 0.
         signal.signal(signal.SIGTERM, _ignore)
         signal.signal(signal.SIGINT, _ignore)
-        _Server(config, listener, drain, settings.drain_seconds).run(sockets=[listener])
+        _Server(config, listener, service, settings.drain_seconds).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn that says when it is up, and that goes on for a while after SIGTERM before it leaves."""
 
     def __init__(
-        self, config: uvicorn.Config, listener: socket.socket, drain: Drain, drain_seconds: float
+        self, config: uvicorn.Config, listener: socket.socket, service: Service, drain_seconds: float
     ) -> None:
         super().__init__(config)
-        self._listener, self._drain, self._drain_seconds = listener, drain, drain_seconds
+        self._listener, self._drain_seconds = listener, drain_seconds
+        self._drain, self._models = service.drain, service.models
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             _announce(self._listener)
+
+    def _reload(self) -> None:
+        """SIGHUP, as with other servers: read again what lies on the disk."""
+        self._reloads.add(task := asyncio.get_running_loop().create_task(self._models.reload_all()))
+        task.add_done_callback(self._reloads.discard)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Told twice, or by somebody at a terminal: there is no load balancer to wait for.

@@ -42,6 +42,9 @@ class ServedModel:
         self._client: EngineClient | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
+        self._leases = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
         self._pause = 0.0  # seconds until the next attempt to restart, after one that failed
         self.restarts = 0
 
@@ -121,6 +124,18 @@ class ServedModel:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     @contextlib.contextmanager
+    def lease(self) -> Generator[None]:
+        """Keep the engine until the end of a request, even if the model is replaced meanwhile."""
+        self._leases += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._leases -= 1
+            if not self._leases:
+                self._unused.set()
+
+    @contextlib.contextmanager
     def reserve(self, count: int) -> Generator[Reservation]:
         """Room for `count` images in the queue, before anything is spent on them.
 
@@ -160,9 +175,8 @@ class ServedModel:
 
     async def close(self, seconds: float | None = None) -> None:
         """Answer what has been accepted, for at most `seconds`, then end the engine."""
-        if self._client is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._client.drain(), seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drain(), seconds)
         if self._watcher is not None:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -170,6 +184,11 @@ class ServedModel:
         if self._client is not None:
             self._client.close()
         await asyncio.to_thread(self._process.stop)
+
+    async def _drain(self) -> None:
+        await self._unused.wait()
+        if self._client is not None:  # what its clients did not wait for may still be running
+            await self._client.drain()
 
     def abandon(self) -> None:
         """End the engine of a model that was never started."""

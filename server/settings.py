@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
@@ -18,6 +18,14 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
     log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
+
+    keys_file: Path | None = Field(
+        default=None, description="lines of a group (infer, admin, metrics) and a key"
+    )
+    infer_keys: SecretStr | None = Field(default=None, description="separated by commas; None: open to all")
+    admin_keys: SecretStr | None = Field(default=None, description="separated by commas; None: off")
+    metrics_keys: SecretStr | None = Field(default=None, description="separated by commas; None: open to all")
+    cors_origins: str = Field(default="", description="of pages that may call this server, with commas")
 
     runtime: str = "onnxruntime"
     precision: Precision | None = Field(default=None, description="None: what each bundle was exported for")

@@ -65,9 +65,10 @@ def chosen(sources: Iterable[Source], name: str) -> list[Source]:
 
 
 def version_key(version: str) -> list[tuple[int, int, str]]:
-    """For sorting: numbers in a version count as numbers, so that 10 comes after 9."""
-    parts = re.findall(r"\d+|[^\d.]+", version)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    """For sorting: numbers count as numbers, so that 10 comes after 9; 1.0-rc1 comes before 1.0."""
+    parts = re.findall(r"[0-9]+|[^0-9.]+", version)
+    end = (1, -1, "")
+    return [*((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts), end]
 
 
 def _source(path: Path, *, named: bool) -> Source:
