@@ -52,26 +52,24 @@ def _sentence(error: ImageError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem document; an unexpected one is logged and says nothing."""
-
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+def error_response(_: Request, error: Exception) -> Response:
+    """A problem document for any error; an unexpected one is logged and says nothing."""
+    if isinstance(error, HTTPException):
         return problem_response(error.status_code, str(error.detail), dict(error.headers or {}))
-
-    async def on_validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
+    if isinstance(error, RequestValidationError):
         parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
         return problem_response(400, "; ".join(parts))
-
-    async def on_unexpected(_: Request, error: Exception) -> JSONResponse:
-        logger.error("unexpected error", exc_info=error)
-        return problem_response(500, "the server failed on this request; its log says more")
-
-    async def on_gone(_: Request, error: Exception) -> Response:
+    if isinstance(error, ClientGoneError):
         return Response(status_code=499)  # for the log and the metrics alone
+    logger.error("unexpected error", exc_info=error)
+    return problem_response(500, "the server failed on this request; its log says more")
 
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(ClientGoneError, on_gone)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(Exception, on_unexpected)
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make every error of `app` what `error_response` makes of it."""
+
+    async def respond(request: Request, error: Exception) -> Response:
+        return error_response(request, error)
+
+    for kind in (HTTPException, RequestValidationError, ClientGoneError, Exception):
+        app.add_exception_handler(kind, respond)

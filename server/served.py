@@ -72,6 +72,7 @@ class ServedModel:
         try:
             self._info = self._process.wait_ready()
             self.manifest = self._read_manifest(self._info)
+            self.preprocessing = self.manifest.input.preprocessing
         except BaseException:
             self._process.kill()
             raise

@@ -35,7 +35,9 @@ class ServerSettings(BaseSettings):
 
     instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
     intra_op_threads: int = Field(default_factory=available_cores, ge=1, description="of one inference")
-    decode_threads: int = Field(default_factory=available_cores, ge=1)
+    decode_threads: int = Field(
+        default_factory=lambda: max(1, available_cores() // 2), ge=1, description="see server/decoding.py"
+    )
     max_batch: int | None = Field(default=None, ge=1, le=1024, description="None: what pays with the runtime")
     max_delay_ms: float = Field(default=0, ge=0, le=10_000, description="that a batch waits to be filled")
 

@@ -1,7 +1,8 @@
 """The images of a request: one raw body, or the `file` parts of a form."""
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
 
 from server.problems import Problem
 
@@ -21,13 +22,19 @@ async def read_images(request: Request, *, max_images: int) -> list[bytes]:
 
 
 async def _read_form(request: Request, max_images: int) -> list[bytes]:
-    # A form that cannot be parsed, or with too many parts, is Starlette's own 400.
-    async with request.form(max_files=max_images, max_fields=max_images) as form:
-        parts = form.multi_items()
-        others = sorted({name for name, _ in parts if name != "file"})
-        if others:
-            raise Problem(400, f"unknown form parts {', '.join(others)}; images are parts named file")
-        uploads = [part for _, part in parts if isinstance(part, UploadFile)]
-        if not uploads or len(uploads) != len(parts):
-            raise Problem(400, "the form has no file; send each image as a part named file with a filename")
-        return [await upload.read() for upload in uploads]
+    try:
+        async with request.form(max_files=max_images, max_fields=max_images) as form:
+            return [await upload.read() for upload in _uploads(form)]
+    except MultiPartException as error:  # cannot be parsed, or has too many parts
+        raise Problem(400, error.message) from error
+
+
+def _uploads(form: FormData) -> list[UploadFile]:
+    parts = form.multi_items()
+    others = sorted({name for name, _ in parts if name != "file"})
+    if others:
+        raise Problem(400, f"unknown form parts {', '.join(others)}; images are parts named file")
+    uploads = [part for _, part in parts if isinstance(part, UploadFile)]
+    if not uploads or len(uploads) != len(parts):
+        raise Problem(400, "the form has no file; send each image as a part named file with a filename")
+    return uploads
