@@ -12,6 +12,10 @@ from server.health import health_router
 from server.models import ModelRegistry
 from server.problems import add_problem_handlers
 from server.settings import ServerSettings
+from server.v2.errors import PREFIX, error_response
+from server.v2.limits import Limits
+from server.v2.router import v2_router
+from server.v2.unbatched import UnbatchedModels
 
 
 def create_app(settings: ServerSettings | None = None) -> FastAPI:
@@ -21,12 +25,14 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
     """
     settings = settings or ServerSettings()  # pyright: ignore[reportCallIssue] - from the environment
     models = ModelRegistry.open(settings)
+    v2_models = UnbatchedModels(models, settings)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
         decoders.shutdown(wait=True)
+        v2_models.close()
         models.close()
 
     app = FastAPI(
@@ -35,8 +41,10 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
         version=lct_deploy.__version__,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # clients of the V2 protocol take a redirect for an error
     )
-    add_problem_handlers(app)
+    add_problem_handlers(app, under={PREFIX: error_response})
+    app.include_router(v2_router(v2_models, decoders, Limits(max_rows=settings.max_images)))
     app.include_router(health_router())
     app.include_router(classify_router(models, decoders, max_images=settings.max_images))
     return app

@@ -1,9 +1,10 @@
 """Errors as problem details (RFC 9457): `{"type", "title", "status", "detail"}`."""
 
 import logging
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from lct_deploy.errors import ImageError, ImageTooLargeError
 
 MEDIA_TYPE = "application/problem+json"
+ErrorResponse = Callable[[int, str, dict[str, str] | None], Response]
 logger = logging.getLogger("lct_deploy.server")
 
 
@@ -48,21 +50,33 @@ def _sentence(error: ImageError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
-def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem document; an unexpected one is logged and says nothing."""
+def add_problem_handlers(app: FastAPI, under: Mapping[str, ErrorResponse] | None = None) -> None:
+    """Make every error of `app` a problem document; an unexpected one is logged and says nothing.
 
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
+    Errors of paths `under` a prefix get that prefix's own form.
+    """
+
+    def respond(
+        request: Request, status: int, detail: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        path = request.url.path
+        for prefix, response in (under or {}).items():
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return response(status, detail, headers)
+        return problem_response(status, detail, headers)
+
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-        return problem_response(error.status_code, str(error.detail), dict(error.headers or {}))
+        return respond(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
-    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+    async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return problem_response(400, "; ".join(parts))
+        return respond(request, 400, "; ".join(parts))
 
-    async def on_unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def on_unexpected(request: Request, error: Exception) -> Response:
         logger.error("unexpected error", exc_info=error)
-        return problem_response(500, "the server failed on this request; its log says more")
+        return respond(request, 500, "the server failed on this request; its log says more")
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
