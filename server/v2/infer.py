@@ -28,8 +28,10 @@ class Inferences:
     async def answer(self, request: Request, model: str, version: str | None = None) -> Response:
         """What the route does: everything from the body to the body of the answer."""
         arrived = time.monotonic()
-        served = self.models.find(model, version)
-        asked = read_request(await self._body(request), request.headers.get(HEADER), self._takes(served))
+        self.models.find(model, version)  # before anything is read for one that is not there
+        body = await self._body(request)
+        served = self.models.find(model, version)  # it may have been replaced; from here on it is held
+        asked = read_request(body, request.headers.get(HEADER), self._takes(served))
         seconds = self.limits.request_seconds
         deadline = arrived + (seconds if asked.timeout is None else min(seconds, asked.timeout))
         logits = await self._infer(served, asked, deadline)

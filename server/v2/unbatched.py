@@ -78,6 +78,7 @@ class UnbatchedModel:
         self.max_batch = 1
         self.ready = True
         self._statistics = Statistics()
+        self._held = 0
 
     @property
     def name(self) -> str:
@@ -93,7 +94,17 @@ class UnbatchedModel:
 
     @contextmanager
     def reserve(self, count: int) -> Generator["UnbatchedModel"]:
-        yield self
+        self._held += 1
+        try:
+            yield self
+        finally:
+            self._held -= 1
+
+    async def retire(self) -> None:
+        """Close it once what it has accepted is answered."""
+        while self._held:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(self.served.close)
 
     async def infer(self, images: Sequence[NDArray[np.uint8]], deadline: float) -> Inference:
         started = time.monotonic()
@@ -128,7 +139,7 @@ class UnbatchedModels:
         served = [registry.get(name) for name in registry.names]
         self._known = {model.name: model for model in served if model is not None}
         self._loaded = {name: UnbatchedModel(model, model.spec) for name, model in self._known.items()}
-        self._reopened: dict[str, ServedModel] = {}
+        self._reopened: dict[str, UnbatchedModel] = {}
 
     @property
     def models(self) -> list[UnbatchedModel]:
@@ -163,11 +174,10 @@ class UnbatchedModels:
             )
         except LctDeployError as error:
             raise Problem(400, f"{name} failed its checks and was not loaded") from error
-        self._loaded[name] = UnbatchedModel(served, served.spec)
         previous = self._reopened.get(name)
-        self._reopened[name] = served
+        self._loaded[name] = self._reopened[name] = UnbatchedModel(served, served.spec)
         if previous is not None:
-            await asyncio.to_thread(previous.close)
+            await previous.retire()
 
     async def unload(self, name: str) -> None:
         self.find(name)
@@ -176,4 +186,4 @@ class UnbatchedModels:
     def close(self) -> None:
         """Close what was loaded again; the registry closes its own."""
         for model in self._reopened.values():
-            model.close()
+            model.served.close()
