@@ -11,16 +11,14 @@ from pydantic import BaseModel
 
 from lct_deploy.errors import ImageError
 from lct_deploy.predictions import Prediction, top_classes
-from server.auth import ApiKeys
 from server.decoding import Decoded, Decoders
 from server.engine.client import Inference
 from server.lifetimes import deadline_of, while_connected
-from server.models import ModelRegistry
+from server.plain_route import PlainRoute
 from server.problems import MEDIA_TYPE, Problem, ProblemDetails, image_failure, image_problem
 from server.served import ServedModel
-from server.settings import ServerSettings
-from server.shortcut import Endpoint
-from server.uploads import FORM_TYPE, RAW_TYPES, read_images
+from server.service import Service
+from server.uploads import FORM_TYPE, RAW_TYPES, check_type, read_images
 
 MAX_TOP_K = 1000
 
@@ -78,6 +76,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is malformed, or the model has to be named.", **_PROBLEM},
     401: {"description": "An API key is needed.", **_PROBLEM},
     404: {"description": "No model of this name.", **_PROBLEM},
+    408: {"description": "The body did not come in time.", **_PROBLEM},
     413: {"description": "The image is over the size limits.", **_PROBLEM},
     415: {"description": "The body is of a type that is not accepted.", **_PROBLEM},
     422: {"description": "The body is not a complete image.", **_PROBLEM},
@@ -86,31 +85,34 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def classify_endpoint(
-    models: ModelRegistry, decoders: Decoders, settings: ServerSettings, keys: ApiKeys
-) -> Endpoint:
-    """POST /v1/classify over `models`."""
+@dataclass(frozen=True)
+class Classifications:
+    """Answers POST /v1/classify; raises Problems."""
 
-    async def classify(request: Request) -> Response:
+    service: Service
+
+    async def answer(self, request: Request) -> Response:
         """Classify one image (raw body) or several (multipart); a bad one fails alone."""
         started = time.perf_counter()
-        keys.check(request, "infer")
+        service, settings = self.service, self.service.settings
+        service.keys.check(request, "infer")
         deadline = deadline_of(request, settings.request_seconds)
         name, k = _read_query(request)
-        with models.lease(name) as served:
-            bodies = await read_images(request, max_images=settings.max_images)
-            answer = await while_connected(request, _classify(served, bodies, decoders, deadline))
-        return _respond(served, answer, k, started)
+        check_type(request)
+        with service.models.lease(name) as served:
+            async with service.bodies.read(request) as body:
+                images = await read_images(request, body, max_images=settings.max_images)
+                done = await while_connected(request, _classify(served, images, service.decoders, deadline))
+        return _respond(served, done, k, started)
 
-    return classify
 
-
-def classify_router(classify: Endpoint) -> APIRouter:
+def classify_router(classifications: Classifications) -> APIRouter:
     """The route as FastAPI documents it."""
-    router = APIRouter(tags=["classification"])
+    router = APIRouter(tags=["classification"], route_class=PlainRoute)
     router.add_api_route(
         "/v1/classify",
-        classify,
+        classifications.answer,
+        name="classify",
         methods=["POST"],
         response_model=Classification,
         responses=_PROBLEMS,

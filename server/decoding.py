@@ -28,7 +28,7 @@ class Decoders:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._small_at_once = threads == 1
 
     async def decode(
@@ -42,13 +42,11 @@ class Decoders:
             _check(deadline)
             return [await self._decode_here(bodies[0], preprocessing)]
         loop = asyncio.get_running_loop()
-        jobs = [
-            loop.run_in_executor(self._threads, _decode, body, preprocessing, deadline) for body in bodies
-        ]
+        jobs = [loop.run_in_executor(self.threads, _decode, body, preprocessing, deadline) for body in bodies]
         return await asyncio.gather(*jobs)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
+        self.threads.shutdown(wait=True)
 
     async def _decode_here(self, body: bytes, preprocessing: Preprocessing) -> Decoded:
         try:
@@ -58,7 +56,7 @@ class Decoders:
         if image.width * image.height <= SMALL_PIXELS:
             return _finish(image, preprocessing)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _finish, image, preprocessing)
+        return await loop.run_in_executor(self.threads, _finish, image, preprocessing)
 
 
 def _decode(body: bytes, preprocessing: Preprocessing, deadline: float) -> Decoded:

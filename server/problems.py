@@ -1,10 +1,8 @@
 """Errors as problem details (RFC 9457): `{"type", "title", "status", "detail"}`."""
 
-import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -12,7 +10,6 @@ from starlette.exceptions import HTTPException
 from lct_deploy.errors import ImageError, ImageTooLargeError
 
 MEDIA_TYPE = "application/problem+json"
-logger = logging.getLogger("lct_deploy.server")
 
 
 class Problem(HTTPException):
@@ -32,7 +29,7 @@ class ProblemDetails(BaseModel):
     detail: str
 
 
-def problem_response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     problem = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(problem.model_dump(), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
@@ -50,26 +47,3 @@ def image_failure(error: ImageError) -> str:
 
 def _sentence(error: ImageError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message
-
-
-def error_response(_: Request, error: Exception) -> Response:
-    """A problem document for any error; an unexpected one is logged and says nothing."""
-    if isinstance(error, HTTPException):
-        return problem_response(error.status_code, str(error.detail), dict(error.headers or {}))
-    if isinstance(error, RequestValidationError):
-        parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
-        return problem_response(400, "; ".join(parts))
-    if isinstance(error, ClientGoneError):
-        return Response(status_code=499)  # for the log and the metrics alone
-    logger.error("unexpected error", exc_info=error)
-    return problem_response(500, "the server failed on this request; its log says more")
-
-
-def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error of `app` what `error_response` makes of it."""
-
-    async def respond(request: Request, error: Exception) -> Response:
-        return error_response(request, error)
-
-    for kind in (HTTPException, RequestValidationError, ClientGoneError, Exception):
-        app.add_exception_handler(kind, respond)

@@ -11,11 +11,13 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[..., Awaitable[Response]]
 
 
 class Shortcut:
     """POST requests whose path fits one of `routes` (as FastAPI writes them) go to its endpoint.
+
+    It is called with the request and the path's parameters.
 
     `on_error` makes of an exception what FastAPI's handlers would.
     """
@@ -33,13 +35,14 @@ class Shortcut:
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._routes:
                 if match := pattern.match(scope["path"]):
-                    scope["path_params"] = match.groupdict()
-                    await (await self._respond(Request(scope, receive), endpoint))(scope, receive, send)
+                    request = Request(scope, receive)
+                    response = await self._respond(request, endpoint(request, **match.groupdict()))
+                    await response(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
-    async def _respond(self, request: Request, endpoint: Endpoint) -> Response:
+    async def _respond(self, request: Request, answer: Awaitable[Response]) -> Response:
         try:
-            return await endpoint(request)
+            return await answer
         except Exception as error:
             return self._on_error(request, error)
