@@ -65,6 +65,17 @@ def test_serving_loads_nothing_of_a_gpu_unless_asked() -> None:
     assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch"}
 
 
+def test_the_command_line_starts_before_what_its_commands_need() -> None:
+    code = (
+        "import sys\nfrom lct_deploy.cli import main\nsys.argv = ['lct-deploy', '--help']\n"
+        "try:\n    main()\nfinally:\n    print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ast.literal_eval(done.stderr)}
+    assert "lct_deploy" in loaded
+    assert not loaded & {*HEAVY, *PACKAGES[1:], "onnxruntime", "fastapi", "uvicorn", "triton"}
+
+
 def test_engines_run_without_onnxruntime_and_triton() -> None:
     done = run_without((*HEAVY, "onnxruntime", "triton"), "import lct_deploy.runtime.tensorrt")
     assert done.returncode == 0, done.stderr
