@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import lct_deploy
+from server.cards import cards_router
 from server.classify import classify_router
 from server.health import health_router
 from server.models import ModelRegistry
@@ -39,4 +40,5 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
     add_problem_handlers(app)
     app.include_router(health_router())
     app.include_router(classify_router(models, decoders, max_images=settings.max_images))
+    app.include_router(cards_router(models))
     return app

@@ -12,7 +12,7 @@ from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import UsageError
 from lct_deploy.golden import check_golden
 from lct_deploy.manifest import Manifest, Precision
-from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
+from lct_deploy.runtime import Runtime, RuntimeOptions, RuntimeSpec, open_bundled
 from lct_deploy.runtime.submit import Inference, Submitter
 from server.settings import ServerSettings
 
@@ -49,6 +49,10 @@ class ServedModel:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def spec(self) -> RuntimeSpec:
+        return self._runtime.spec
 
     async def infer(self, images: NDArray[np.uint8]) -> Inference:
         """Logits for (N, H, W, 3) uint8 images; the event loop and the decoders go on meanwhile."""
@@ -99,6 +103,10 @@ class ModelRegistry:
         for model in models:
             logger.info("serving %s", model.describe())
         return cls(models)
+
+    @property
+    def models(self) -> list[ServedModel]:
+        return list(self._models.values())
 
     @property
     def names(self) -> list[str]:
