@@ -11,6 +11,7 @@ from server.cards import cards_router
 from server.classify import classify_router
 from server.health import health_router
 from server.models import ModelRegistry
+from server.page import page_router
 from server.problems import add_problem_handlers
 from server.settings import ServerSettings
 
@@ -41,4 +42,5 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
     app.include_router(health_router())
     app.include_router(classify_router(models, decoders, max_images=settings.max_images))
     app.include_router(cards_router(models))
+    app.include_router(page_router())
     return app
