@@ -15,7 +15,7 @@ OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
 SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
     -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
 
-.PHONY: setup demo test check check-native format bench docs docker
+.PHONY: setup demo test check check-native format bench docs screenshot docker
 
 setup: $(VENV)/.ready
 
@@ -63,6 +63,10 @@ bench: setup
 docs: setup
 	$(BIN)/python docs/make_schema.py
 	$(BIN)/python docs/make_recording.py
+
+# The picture of the page in the README; needs Chromium.
+screenshot: setup
+	$(BIN)/python -m docs.make_screenshot
 
 docker: setup
 	docker build --target cpu -t lct-deploy:cpu $(LABELS) .

@@ -8,10 +8,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import lct_deploy
+from server.cards import cards_router
 from server.classify import Classifications, classify_router
 from server.draining import DrainMiddleware
 from server.errors import add_error_handlers, error_response
 from server.health import health_router
+from server.page import page_router
 from server.service import Service
 from server.settings import ServerSettings
 from server.shortcut import Shortcut
@@ -33,6 +35,8 @@ def build_app(service: Service) -> ASGIApp:
     documented.include_router(health_router(service))
     documented.include_router(classify_router(classifications))
     documented.include_router(v2_router(service, inferences))
+    documented.include_router(cards_router(service.models), dependencies=[service.keys.require("infer")])
+    documented.include_router(page_router())
     shortcuts = {"/v1/classify": classifications.answer, **dict.fromkeys(INFER, inferences.answer)}
     app: ASGIApp = Shortcut(documented, shortcuts, on_error=error_response)
     if service.settings.cors_origins:
