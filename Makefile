@@ -62,6 +62,7 @@ bench: setup
 # Files that are generated from the code, and committed: tests compare them.
 docs: setup
 	$(BIN)/python docs/make_schema.py
+	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_recording.py
 
 # The picture of the page in the README; needs Chromium.
