@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -126,6 +127,47 @@ def test_any_member_of_the_request_is_read_or_refused(name: str, value: Any) -> 
 def test_any_bytes_are_read_or_refused(body: bytes, header: str | None) -> None:
     request = unless_refused(lambda: read_request(body, header, TAKES), 400)
     assert (request is not None) == ((header or "").strip() == "0" and len(body) == 18)
+
+
+@pytest.mark.parametrize(
+    ("filler", "text"),
+    [
+        (b"[],", "over 10036 arrays"),
+        (b"[[[[[]]]]],", "over 10036 arrays"),
+        (b"{},", "over 10000 members or objects"),
+        (b'{"a":0},', "over 10000 members or objects"),
+    ],
+)
+def test_json_that_unfolds_to_much_is_not_read(filler: bytes, text: str) -> None:
+    body = b'{"inputs":[' + filler * (1_000_000 // len(filler)) + b"0]}"
+    for request, header in ((body, None), (body + b"[" * 99, str(len(body)))):
+        with pytest.raises(Problem) as caught:
+            read_request(request, header, TAKES)
+        assert text in caught.value.detail
+        assert caught.value.status_code == 400
+
+
+def test_a_member_with_very_many_names_is_not_read() -> None:
+    body = orjson.dumps({"parameters": {str(i): i for i in range(20_000)}})
+    with pytest.raises(Problem, match="members or objects"):
+        read_request(body, None, TAKES)
+
+
+def test_as_many_pixels_as_a_request_may_hold_nested() -> None:
+    takes = Takes(input="image", height=64, width=64, max_rows=16)
+    array = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    body = orjson.dumps(document(tensor(array, data=array.tolist())))
+    assert gc.isenabled()
+    np.testing.assert_array_equal(pixels(read_request(body, None, takes)), array)
+    assert gc.isenabled()
+
+
+def test_what_follows_the_json_is_not_searched_for_brackets() -> None:
+    takes = Takes(input="image", height=256, width=256, max_rows=1)
+    array = np.full((1, 256, 256, 3), ord("["), np.uint8)
+    padded = document(tensor(array, parameters={"binary_data_size": array.nbytes}), id="x" * (1 << 17))
+    body, headers = with_blob(padded, array.tobytes())
+    assert len(pixels(read_request(body, next(iter(headers.values())), takes))) == 1
 
 
 def test_times_are_microseconds() -> None:

@@ -1,6 +1,8 @@
 """An inference request, from its bytes: JSON alone, JSON and blobs, or one raw blob."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ from server.v2.tensors import bytes_from_blob, bytes_from_json, uint8_from_blob,
 
 HEADER = "Inference-Header-Content-Length"
 OUTPUT = "logits"
+_LARGE = 1 << 16  # bytes of JSON that are worth a second look
+_OTHERS = 10_000  # members, objects, and arrays beside those of pixels
 _MOST_AXES = 8  # of a shape that is worth a look
 _DIGITS = 15  # of a length that could be one; Python does not read very long numbers
 
@@ -60,13 +64,42 @@ def read_request(body: bytes, header_length: str | None, takes: Takes) -> InferR
 
     Raises a Problem of 400 that says what is wrong with it.
     """
+    size = len(body) if header_length is None else _read_length(header_length, len(body))
     view = memoryview(body)
-    if header_length is None:
-        return _read_document(read_object(view), None, takes)
-    size = _read_length(header_length, len(body))
-    if size == 0:
-        return _read_raw(view, takes)
-    return _read_document(read_object(view[:size]), view[size:], takes)
+    blob = None if header_length is None else view[size:]
+    if blob is not None and size == 0:
+        return _read_raw(blob, takes)
+    if size <= _LARGE:
+        return _read_document(read_object(view[:size]), blob, takes)
+    _check_members(body, size, takes)
+    with _resting_collector():
+        return _read_document(read_object(view[:size]), blob, takes)
+
+
+def _check_members(body: bytes, size: int, takes: Takes) -> None:
+    """Refuse JSON with more in it than any request has: a small body would take much memory and time.
+
+    Brackets within strings count too, which is no harm: base64 has none.
+    """
+    arrays = takes.max_rows * (1 + takes.height * (1 + takes.width)) + _OTHERS
+    if body.count(b"[", 0, size) > arrays:
+        raise bad(
+            f"the JSON has over {arrays} arrays, more than the pixels of {takes.max_rows} images nested"
+        )
+    if max(body.count(b"{", 0, size), body.count(b":", 0, size)) > _OTHERS:
+        raise bad(f"the JSON has over {_OTHERS} members or objects")
+
+
+@contextmanager
+def _resting_collector() -> Generator[None]:
+    """No garbage collection in here: while millions of lists come into being it would look at them often."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_length(header_length: str, body_length: int) -> int:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-Parameters = dict[str, str | bool | int | float]
+Parameters = dict[str, str | bool | int | float | None]
 _DATA = "flat or nested, in row-major order; absent where the tensor follows the JSON as a blob"
 
 
@@ -93,8 +93,8 @@ class InferenceRequest(BaseModel):
     parameters: Parameters | None = Field(
         default=None, description="timeout in microseconds, priority, binary_data_output"
     )
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = Field(default=None, description="all, unless some are named")
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1, description="the model has one")
+    outputs: list[RequestedOutput] | None = Field(default=None, max_length=1, description="the model has one")
 
 
 class OutputTensor(BaseModel):
@@ -168,7 +168,7 @@ class StatisticsResponse(BaseModel):
 class IndexRequest(BaseModel):
     """What the index takes; the body may be empty."""
 
-    ready: bool = Field(default=False, description="leave out what is not ready")
+    ready: bool | None = Field(default=False, description="leave out what is not ready")
 
 
 class RepositoryRequest(BaseModel):
