@@ -158,6 +158,14 @@ def test_all_that_a_server_leaves_behind_is_killed() -> None:
     assert not alive
 
 
+def test_a_server_that_prints_much_is_not_stopped_by_it(tmp_path: Path) -> None:
+    code = f"print('ready'); print('x' * 1_000_000, flush=True); open({str(tmp_path / 'done')!r}, 'w')"
+    with Server([sys.executable, "-c", code]) as server:
+        assert server.url() == "ready"
+        assert server.wait(20) == 0
+    assert (tmp_path / "done").exists()
+
+
 def test_a_server_dies_with_whoever_started_it(tmp_path: Path) -> None:
     code = f"""
 import os

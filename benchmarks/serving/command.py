@@ -10,8 +10,10 @@ from lct_deploy.errors import LctDeployError
 
 def run_command(main: Callable[..., None]) -> None:
     """Exit 0 done, 1 failed, 2 wrong use."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
     try:
-        typer.run(main)
+        app()
     except LctDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import psutil
 
@@ -23,6 +23,7 @@ from lct_deploy.errors import LctDeployError
 SUPERVISE = str(Path(supervise.__file__))
 START_SECONDS = 120.0
 _LAST_LINES = 3
+_TICK = 0.02
 
 
 class ServerFailedError(LctDeployError):
@@ -41,16 +42,16 @@ class Server:
         prefix: Sequence[str] = (),
     ) -> None:
         """`directory` is where it works; `prefix` is a command that runs it, such as taskset."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
+        # Files: a pipe that nobody reads would stop a server that prints much.
+        self._output, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         self.started = time.perf_counter()
         self._supervisor = subprocess.Popen(  # noqa: S603 - a program of ours
-            [*prefix, sys.executable, SUPERVISE, *command],
+            [*prefix, sys.executable, "-P", SUPERVISE, *command],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
+            stdout=self._output,
+            stderr=self._errors,
             cwd=directory,
             env={**os.environ, **(environment or {})},
-            text=True,
         )
 
     def __enter__(self) -> Self:
@@ -58,19 +59,22 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._log.close()
+        self._output.close()
+        self._errors.close()
 
     @property
     def alive(self) -> bool:
         return self._supervisor.poll() is None
 
-    def url(self) -> str:
+    def url(self, seconds: float = START_SECONDS) -> str:
         """The line that the server prints once it takes requests; raises ServerFailedError without one."""
-        assert self._supervisor.stdout is not None  # noqa: S101 - it is piped
-        line = self._supervisor.stdout.readline().strip()
-        if not line:
-            raise self.failed("did not start")
-        return line
+        while b"\n" not in (printed := _content(self._output)):
+            if not self.alive:
+                raise self.failed("did not start")
+            if time.perf_counter() - self.started > seconds:
+                raise self.failed(f"did not start within {seconds:.0f} s")
+            time.sleep(_TICK)
+        return printed.split(b"\n")[0].decode().strip()
 
     def wait_until(self, answers: Callable[[], bool], seconds: float = START_SECONDS) -> float:
         """Seconds from its start until it `answers`; raises ServerFailedError where it never does."""
@@ -79,7 +83,7 @@ class Server:
                 raise self.failed("ended before it answered")
             if time.perf_counter() - self.started > seconds:
                 raise self.failed(f"did not answer within {seconds:.0f} s")
-            time.sleep(0.05)
+            time.sleep(_TICK)
         return time.perf_counter() - self.started
 
     def processes(self) -> list[psutil.Process]:
@@ -115,10 +119,15 @@ class Server:
     def failed(self, how: str) -> ServerFailedError:
         """An error with the server's last lines; it is stopped first, so that these are all."""
         code = self.stop()
-        self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        text = (_content(self._output) + _content(self._errors)).decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines()]
         words = " | ".join([line for line in lines if line][-_LAST_LINES:])
         return ServerFailedError(f"{how} (exit code {code}): {words or 'it says nothing'}")
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """All that stands in a file, read without moving the place at which its writer is."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
 
 
 def lct_deploy_serve(*arguments: str) -> list[str]:

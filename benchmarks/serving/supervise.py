@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import FrameType
 
 import psutil
 
@@ -25,7 +26,11 @@ def main() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit(f"error: cannot adopt processes: {os.strerror(ctypes.get_errno())}")
     asked = threading.Event()  # to stop; a handler does no more than that, whatever it interrupts
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    def stop(_: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it closes our input
     threading.Thread(target=_watch, args=(asked,), daemon=True).start()
     command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603

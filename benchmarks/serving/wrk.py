@@ -15,7 +15,7 @@ from benchmarks.serving.requests import Target
 from lct_deploy.errors import LctDeployError, RuntimeUnavailableError
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 20  # after which wrk counts an answer as late; it is counted all the same
 GRACE_SECONDS = 30  # for wrk to end
 
 
@@ -54,9 +54,12 @@ def run_wrk(target: Target, *, connections: int, seconds: float, prefix: Sequenc
             *("--timeout", f"{TIMEOUT_SECONDS}s", "--script", str(SCRIPT), f"http://{host}:{target.port}/"),
             *("--", *map(str, files)),
         ]
-        done = subprocess.run(  # noqa: S603 - arguments of ours
-            command, capture_output=True, text=True, check=False, timeout=duration + GRACE_SECONDS
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - arguments of ours
+                command, capture_output=True, text=True, check=False, timeout=duration + GRACE_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LctDeployError(f"wrk did not end within {error.timeout} s") from error
     if done.returncode != 0:
         raise LctDeployError(f"wrk failed: {(done.stderr or done.stdout).strip()}")
     return parse_wrk(done.stdout)
