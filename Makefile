@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := export,serve,cpu,dev
+EXTRAS := export,serve,cpu,bench,dev
 LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
     --build-arg REVISION=$$(git rev-parse HEAD)
 
@@ -15,7 +15,7 @@ OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
 SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
     -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
 
-.PHONY: setup demo test check check-native format bench docs screenshot docker
+.PHONY: setup demo test check check-native format bench bench-serving docs screenshot docker
 
 setup: $(VENV)/.ready
 
@@ -58,6 +58,15 @@ bench: setup
 	$(BIN)/python -m benchmarks.spine
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.attention_report
+
+# The server beside others, what it adds, how it lives and how it stops; docs/benchmarks-serving.md has the
+# single commands. A step that fails is reported at the end: its rows are written, and the others run.
+BUNDLE ?= bundle
+bench-serving: setup
+	failed=; for step in "peers install" "compare $(BUNDLE)" "overhead $(BUNDLE)" "soak $(BUNDLE)" \
+	    "stops $(BUNDLE)" clients; do \
+	    echo "== $$step"; $(BIN)/python -m benchmarks.serving.$$step || failed="$$failed [$$step]"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 # Files that are generated from the code, and committed: tests compare them.
 docs: setup

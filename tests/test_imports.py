@@ -40,6 +40,8 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+# Programs of other servers, for environments where nothing of ours is installed.
+ELSEWHERE = ROOT / "benchmarks" / "serving" / "peers" / "apps"
 # What needs a library that is not among those that developers install.
 NEEDS = {"lct_deploy.kernels.gpu.aot_plugin": "tensorrt"}
 
@@ -82,7 +84,9 @@ def test_engines_run_without_onnxruntime_and_triton() -> None:
 
 
 def modules() -> list[str]:
-    files = [f for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py"))]
+    files = [
+        f for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py")) if f.parent != ELSEWHERE
+    ]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
     absent = [name for name, package in NEEDS.items() if find_spec(package) is None]
     return [n.removesuffix(".__init__") for n in names if not n.endswith("__main__") and n not in absent]
