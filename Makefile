@@ -15,7 +15,7 @@ OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
 SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
     -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
 
-.PHONY: setup demo test check check-native format bench bench-serving docs screenshot docker
+.PHONY: setup demo test check audit check-native format bench bench-serving docs screenshot docker
 
 setup: $(VENV)/.ready
 
@@ -39,6 +39,15 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(MAKE) --no-print-directory audit
+
+# Known vulnerabilities of all that is pinned. Advisories come from PyPI's JSON interface, which mirrors may
+# lack: then this says so and passes.
+ADVISORIES := https://pypi.org/pypi/pip/25.0/json
+audit: setup
+	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(ADVISORIES)", timeout=10)' 2>/dev/null; \
+	then $(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt; \
+	else echo 'audit: not done, this registry has no advisories'; fi
 
 # The C++ of the CPU operators under sanitizers, with a stand-in for onnxruntime.
 check-native:
