@@ -19,6 +19,7 @@ from lct_deploy.preprocessing import Preprocessing, decode
 from server.engine.client import Inference
 from server.lifetimes import deadline_of, while_connected
 from server.models import ModelRegistry
+from server.observability.record import RequestRecord, request_record
 from server.problems import MEDIA_TYPE, ProblemDetails, image_failure, image_problem
 from server.refusals import DeadlineError
 from server.served import ServedModel
@@ -94,7 +95,8 @@ def classify_router(models: ModelRegistry, decoders: Executor, settings: ServerS
         deadline = deadline_of(request, settings.request_seconds)
         with models.lease(model) as served:
             bodies = await read_images(request, max_images=settings.max_images)
-            answer = await while_connected(request, _classify(served, bodies, decoders, deadline))
+            work = _classify(served, bodies, decoders, deadline, request_record(request))
+            answer = await while_connected(request, work)
         return _respond(served, answer, top, started)
 
     return router
@@ -110,10 +112,15 @@ class _Answer:
 
 
 async def _classify(
-    served: ServedModel, bodies: Sequence[bytes], decoders: Executor, deadline: float
+    served: ServedModel,
+    bodies: Sequence[bytes],
+    decoders: Executor,
+    deadline: float,
+    record: RequestRecord,
 ) -> _Answer:
     with served.reserve(len(bodies)) as reservation:
         decoded, seconds = await _decode_all(bodies, served.manifest.input.preprocessing, decoders, deadline)
+        record.stage("decode", seconds)
         if len(decoded) == 1 and isinstance(decoded[0], ImageError):
             raise image_problem(decoded[0])
         good = [image for image in decoded if not isinstance(image, ImageError)]

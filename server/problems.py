@@ -8,8 +8,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lct_deploy.errors import ImageError, ImageTooLargeError
+from server.observability.record import request_record
 
 MEDIA_TYPE = "application/problem+json"
 logger = logging.getLogger("lct_deploy.server")
@@ -64,8 +66,9 @@ def add_problem_handlers(app: FastAPI) -> None:
         parts = [f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()]
         return problem_response(400, "; ".join(parts))
 
-    async def on_unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
+        request_record(request).reported = True
         return problem_response(500, "the server failed on this request; its log says more")
 
     async def on_gone(_: Request, error: Exception) -> Response:
@@ -73,5 +76,6 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientGoneError, on_gone)
+    app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_unexpected)

@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import ProviderName, available_cores
+from server.observability.logs import LogFormat, default_format
 
 
 class ServerSettings(BaseSettings):
@@ -18,6 +19,8 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
     log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
+    log_format: LogFormat = Field(default_factory=default_format, description="text on a terminal, else json")
+    otel: bool = Field(default=False, description="spans, sent where OpenTelemetry's variables say")
 
     keys_file: Path | None = Field(
         default=None, description="lines of a group (infer, admin, metrics) and a key"
