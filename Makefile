@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := export,serve,cpu,otel,dev
+EXTRAS := export,serve,cpu,otel,bench,dev
 LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
     --build-arg REVISION=$$(git rev-parse HEAD)
 
@@ -15,7 +15,7 @@ OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
 SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
     -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
 
-.PHONY: setup demo test check check-native format bench docs docker
+.PHONY: setup demo test check check-native format bench bench-serving docs screenshot docker
 
 setup: $(VENV)/.ready
 
@@ -59,10 +59,24 @@ bench: setup
 	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.attention_report
 
+# The server beside others, what it adds, how it lives and how it stops; docs/benchmarks-serving.md has the
+# single commands. A step that fails is reported at the end: its rows are written, and the others run.
+BUNDLE ?= bundle
+bench-serving: setup
+	failed=; for step in "peers install" "compare $(BUNDLE)" "overhead $(BUNDLE)" "soak $(BUNDLE)" \
+	    "stops $(BUNDLE)" clients; do \
+	    echo "== $$step"; $(BIN)/python -m benchmarks.serving.$$step || failed="$$failed [$$step]"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
 # Files that are generated from the code, and committed: tests compare them.
 docs: setup
 	$(BIN)/python docs/make_schema.py
+	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_recording.py
+
+# The picture of the page in the README; needs Chromium.
+screenshot: setup
+	$(BIN)/python -m docs.make_screenshot
 
 docker: setup
 	docker build --target cpu -t lct-deploy:cpu $(LABELS) .

@@ -40,10 +40,10 @@ def main() -> None:
         torch.save(random_network("lct_resnet50").state_dict(), checkpoint)
         bundle = work / "demo"
         jobs: list[tuple[str, int, Callable[[], tuple[float, int]]]] = [
-            ("import lct_deploy", 5, lambda: _run([sys.executable, "-c", "import lct_deploy"])),
-            ("import server.run", 5, lambda: _run([sys.executable, "-c", "import server.run"])),
+            ("import lct_deploy", 5, lambda: seconds_of([sys.executable, "-c", "import lct_deploy"])),
+            ("import server.run", 5, lambda: seconds_of([sys.executable, "-c", "import server.run"])),
             ("export demo", 2, lambda: _export(DEMO_CHECKPOINT, bundle)),
-            ("serve demo: start to ready", 5, lambda: _start(bundle)),
+            ("serve demo: start to ready", 5, lambda: start_to_ready(bundle)),
             ("export lct_resnet50, 224 pixels", 2, lambda: _export(checkpoint, work / "r50")),
         ]
         rows = [
@@ -57,7 +57,8 @@ def main() -> None:
         print(f"{row.what:<36} {row.seconds:8.3f} s  {row.peak_mib or '':>6}")
 
 
-def _run(command: list[str]) -> tuple[float, int]:
+def seconds_of(command: list[str]) -> tuple[float, int]:
+    """Of a command from its start to its end; peak memory is not measured."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     return time.perf_counter() - started, 0
@@ -76,7 +77,7 @@ def _export(checkpoint: Path, bundle: Path) -> tuple[float, int]:
     return time.perf_counter() - started, json.loads(done.stdout.splitlines()[-1]) // 1024
 
 
-def _start(bundle: Path) -> tuple[float, int]:
+def start_to_ready(bundle: Path) -> tuple[float, int]:
     """Seconds from starting the process to its first 200 from /v2/health/ready."""
     command = [
         sys.executable,

@@ -1,6 +1,7 @@
 """Logits to labelled probabilities: what predict and the server answer with."""
 
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,14 @@ class Prediction(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
+class TopClass(TypedDict):
+    """The same as plain values, which cost a server far less than models."""
+
+    index: int
+    label: str
+    probability: float
+
+
 class ImagePredictions(BaseModel):
     """The best classes of one file, the most probable first."""
 
@@ -41,12 +50,18 @@ class PredictReport(BaseModel):
 
 
 def top_k(logits: NDArray[np.float32], labels: tuple[str, ...], k: int) -> list[list[Prediction]]:
+    """`top_classes` as models."""
+    return [[Prediction(**best) for best in row] for row in top_classes(logits, labels, k)]
+
+
+def top_classes(logits: NDArray[np.float32], labels: tuple[str, ...], k: int) -> list[list[TopClass]]:
     """The k most probable classes of each row of logits (N, classes); ties go to the lower index."""
     probabilities = softmax(logits)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(probabilities, order, axis=1)
     return [
-        [Prediction(index=int(i), label=labels[i], probability=float(row[i])) for i in best]
-        for row, best in zip(probabilities, order, strict=True)
+        [{"index": i, "label": labels[i], "probability": p} for i, p in zip(best, row, strict=True)]
+        for best, row in zip(order.tolist(), values.tolist(), strict=True)
     ]
 
 

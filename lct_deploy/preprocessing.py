@@ -17,6 +17,8 @@ What is done with each kind of file:
 import io
 import math
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,16 +110,37 @@ def load_rgb(path: Path) -> Image.Image:
 
 def decode_rgb(data: bytes) -> Image.Image:
     """All pixels of encoded JPEG, PNG or WebP bytes, as RGB; raises ImageError as `decode` does."""
+    return load_pixels(read_header(data))
+
+
+def read_header(data: bytes) -> Image.Image:
+    """An image whose size and kind are known and allowed, none of its pixels decoded yet.
+
+    Raises ImageError for what the header already tells.
+    """
     if not data:
         raise ImageError("the image is empty (0 bytes)")
+    with _pillow_errors():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_image(image)
+        _check_scans(data)
+        return image
+
+
+def load_pixels(image: Image.Image) -> Image.Image:
+    """All pixels of an image from `read_header`, as RGB; raises ImageError for a damaged one."""
+    with _pillow_errors(), image:
+        image.load()
+        # A transparent colour is dropped like an alpha channel; `convert` would warn of it.
+        image.info.pop("transparency", None)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextmanager
+def _pillow_errors() -> Generator[None]:
+    """What Pillow raises, as ImageError."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_image(image)
-            _check_scans(data)
-            image.load()
-            # A transparent colour is dropped like an alpha channel; `convert` would warn of it.
-            image.info.pop("transparency", None)
-            return image if image.mode == "RGB" else image.convert("RGB")
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -1,124 +1,71 @@
 """The application: `create_app()` for any ASGI server, `lct-deploy serve` for ours."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import lct_deploy
-from lct_deploy.errors import RuntimeUnavailableError
-from server.auth import ApiKeys
-from server.classify import classify_router
-from server.draining import Drain, DrainMiddleware
+from server.cards import cards_router
+from server.classify import Classifications, classify_router
+from server.draining import DrainMiddleware
+from server.errors import add_error_handlers, error_response
 from server.health import health_router
-from server.models import ModelRegistry
-from server.observability.metrics import Metrics
 from server.observability.middleware import ObservabilityMiddleware
 from server.observability.scrape import metrics_router
-from server.problems import add_problem_handlers
+from server.page import page_router
+from server.service import Service
 from server.settings import ServerSettings
+from server.shortcut import Shortcut
+from server.v2.documentation import INFER
+from server.v2.infer import Inferences
+from server.v2.router import v2_router
 
-if TYPE_CHECKING:
-    from server.observability.tracing import Tracer
-
-CLOSE_SECONDS = 5  # for batches that run when the server stops; requests have had their time by then
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What the routes are made of; whoever runs the application may drain and reload through it."""
-
-    settings: ServerSettings
-    keys: ApiKeys
-    metrics: Metrics
-    tracer: "Tracer | None"
-    models: ModelRegistry
-    drain: Drain
-    decoders: ThreadPoolExecutor
-
-    @classmethod
-    def open(cls, settings: ServerSettings) -> Self:
-        """Every model has answered its golden inputs when this returns.
-
-        Raises UsageError for settings that cannot be used, and what `ModelRegistry.open` raises.
-        """
-        keys, tracer, metrics = ApiKeys.of(settings), _tracer(settings), Metrics()
-        return cls(
-            settings=settings,
-            keys=keys,
-            metrics=metrics,
-            tracer=tracer,
-            models=ModelRegistry.open(settings, metrics),
-            drain=Drain(),
-            decoders=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
-        )
-
-    def app(self) -> FastAPI:
-        """The application; its models take requests from its start-up to its shutdown."""
-        app = _App(
-            observe=lambda inner: ObservabilityMiddleware(inner, self.metrics, self.tracer),
-            title="lct-deploy",
-            summary="Image classification with networks proven equal to PyTorch",
-            version=lct_deploy.__version__,
-            lifespan=self._lifespan,
-            redoc_url=None,
-        )
-        app.add_middleware(DrainMiddleware, drain=self.drain)
-        if self.settings.cors_origins:
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origins=[origin.strip() for origin in self.settings.cors_origins.split(",")],
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
-            )
-        add_problem_handlers(app)
-        infer, scrape = [self.keys.require("infer")], [self.keys.require("metrics")]
-        app.include_router(health_router(self.models, self.drain))
-        app.include_router(metrics_router(self.models, self.metrics, self.drain), dependencies=scrape)
-        app.include_router(classify_router(self.models, self.decoders, self.settings), dependencies=infer)
-        return app
-
-    @asynccontextmanager
-    async def _lifespan(self, _: FastAPI) -> AsyncGenerator[None]:
-        self.models.start()
-        yield
-        await self.models.close(CLOSE_SECONDS)
-        self.decoders.shutdown(wait=True)
-        if self.tracer is not None:
-            await asyncio.to_thread(self.tracer.close)
+EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")  # headers that pages of other origins may read
 
 
-def create_app() -> FastAPI:
+def create_app() -> ASGIApp:
     """An application over the settings of the environment; raises what `Service.open` raises."""
-    return Service.open(ServerSettings()).app()  # pyright: ignore[reportCallIssue] - from the environment
+    return build_app(Service.open(ServerSettings()))  # pyright: ignore[reportCallIssue] - from the environment
 
 
-class _App(FastAPI):
-    """Has one more layer around all others, so that this sees the answers to unexpected errors too."""
+def build_app(service: Service) -> ASGIApp:
+    """All routes; the models take requests from the application's start-up to its shutdown."""
+    classifications, inferences = Classifications(service), Inferences(service)
+    documented = _new_fastapi(service)
+    add_error_handlers(documented)
+    documented.include_router(health_router(service))
+    documented.include_router(classify_router(classifications))
+    documented.include_router(v2_router(service, inferences))
+    documented.include_router(cards_router(service.models), dependencies=[service.keys.require("infer")])
+    documented.include_router(metrics_router(service), dependencies=[service.keys.require("metrics")])
+    documented.include_router(page := page_router())
+    shortcuts = {"/v1/classify": classifications.answer, **dict.fromkeys(INFER, inferences.answer)}
+    app: ASGIApp = Shortcut(documented, shortcuts, on_error=error_response)
+    if service.settings.cors_origins:
+        origins = [origin.strip() for origin in service.settings.cors_origins.split(",")]
+        app = CORSMiddleware(
+            app, origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
+        )
+    app = DrainMiddleware(app, service.drain)
+    assets = frozenset(getattr(route, "path", "") for route in page.routes)
+    return ObservabilityMiddleware(app, service.metrics, service.tracer, quiet=assets)
 
-    def __init__(self, *, observe: Callable[[ASGIApp], ASGIApp], **options: Any) -> None:
-        super().__init__(**options)
-        self._observe = observe
 
-    def build_middleware_stack(self) -> ASGIApp:
-        return self._observe(super().build_middleware_stack())
+def _new_fastapi(service: Service) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        service.start()
+        yield
+        await service.close()
 
-
-def _tracer(settings: ServerSettings) -> "Tracer | None":
-    if not settings.otel:
-        return None
-    try:
-        from server.observability.tracing import Tracer
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(
-            f"LCT_OTEL is on, but the package {error.name} is not installed",
-            hint="pip install 'lct-deploy[otel]'",
-        ) from error
-    return Tracer()
+    return FastAPI(
+        title="lct-deploy",
+        summary="Image classification with networks proven equal to PyTorch",
+        version=lct_deploy.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,  # clients of the V2 protocol take a redirect for an error
+    )

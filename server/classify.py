@@ -1,32 +1,26 @@
 """POST /v1/classify: images in, labelled probabilities out."""
 
-import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import orjson
-from fastapi import APIRouter, Query, Request, Response
-from numpy.typing import NDArray
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from lct_deploy.errors import ImageError
-from lct_deploy.predictions import Prediction, top_k
-from lct_deploy.preprocessing import Preprocessing, decode
+from lct_deploy.predictions import Prediction, top_classes
+from server.decoding import Decoded, Decoders
 from server.engine.client import Inference
 from server.lifetimes import deadline_of, while_connected
-from server.models import ModelRegistry
-from server.observability.record import RequestRecord, request_record
-from server.problems import MEDIA_TYPE, ProblemDetails, image_failure, image_problem
-from server.refusals import DeadlineError
+from server.plain_route import PlainRoute
+from server.problems import MEDIA_TYPE, Problem, ProblemDetails, image_failure, image_problem
 from server.served import ServedModel
-from server.settings import ServerSettings
-from server.uploads import FORM_TYPE, RAW_TYPES, read_images
+from server.service import Service
+from server.uploads import FORM_TYPE, RAW_TYPES, check_type, read_images
 
-Decoded = NDArray[np.uint8] | ImageError
+MAX_TOP_K = 1000
 
 
 class ImageFailure(BaseModel):
@@ -63,10 +57,26 @@ _BODY: dict[str, Any] = {
     "required": True,
     "content": {**dict.fromkeys(RAW_TYPES, _BINARY), FORM_TYPE: {"schema": _FORM_SCHEMA}},
 }
+_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "top_k",
+        "in": "query",
+        "description": "Classes per image.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5},
+    },
+    {
+        "name": "model",
+        "in": "query",
+        "description": "Which model, where several are served.",
+        "schema": {"type": "string"},
+    },
+]
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is malformed, or the model has to be named.", **_PROBLEM},
+    401: {"description": "An API key is needed.", **_PROBLEM},
     404: {"description": "No model of this name.", **_PROBLEM},
+    408: {"description": "The body did not come in time.", **_PROBLEM},
     413: {"description": "The image is over the size limits.", **_PROBLEM},
     415: {"description": "The body is of a type that is not accepted.", **_PROBLEM},
     422: {"description": "The body is not a complete image.", **_PROBLEM},
@@ -75,30 +85,39 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def classify_router(models: ModelRegistry, decoders: Executor, settings: ServerSettings) -> APIRouter:
-    """Routes over `models`, decoding in `decoders`."""
-    router = APIRouter(tags=["classification"])
+@dataclass(frozen=True)
+class Classifications:
+    """Answers POST /v1/classify; raises Problems."""
 
-    @router.post(
-        "/v1/classify",
-        response_model=Classification,
-        responses=_PROBLEMS,
-        openapi_extra={"requestBody": _BODY},
-    )
-    async def classify(
-        request: Request,
-        top: Annotated[int, Query(alias="top_k", ge=1, le=1000, description="Classes per image.")] = 5,
-        model: Annotated[str | None, Query(description="Which model, where several are served.")] = None,
-    ) -> Response:
+    service: Service
+
+    async def answer(self, request: Request) -> Response:
         """Classify one image (raw body) or several (multipart); a bad one fails alone."""
         started = time.perf_counter()
+        service, settings = self.service, self.service.settings
+        service.keys.check(request, "infer")
         deadline = deadline_of(request, settings.request_seconds)
-        with models.lease(model) as served:
-            bodies = await read_images(request, max_images=settings.max_images)
-            work = _classify(served, bodies, decoders, deadline, request_record(request))
-            answer = await while_connected(request, work)
-        return _respond(served, answer, top, started)
+        name, k = _read_query(request)
+        check_type(request)
+        with service.models.lease(name) as served:
+            async with service.bodies.read(request) as body:
+                images = await read_images(request, body, max_images=settings.max_images)
+                done = await while_connected(request, _classify(served, images, service.decoders, deadline))
+        return _respond(served, done, k, started)
 
+
+def classify_router(classifications: Classifications) -> APIRouter:
+    """The route as FastAPI documents it."""
+    router = APIRouter(tags=["classification"], route_class=PlainRoute)
+    router.add_api_route(
+        "/v1/classify",
+        classifications.answer,
+        name="classify",
+        methods=["POST"],
+        response_model=Classification,
+        responses=_PROBLEMS,
+        openapi_extra={"requestBody": _BODY, "parameters": _PARAMETERS},
+    )
     return router
 
 
@@ -112,15 +131,12 @@ class _Answer:
 
 
 async def _classify(
-    served: ServedModel,
-    bodies: Sequence[bytes],
-    decoders: Executor,
-    deadline: float,
-    record: RequestRecord,
+    served: ServedModel, bodies: Sequence[bytes], decoders: Decoders, deadline: float
 ) -> _Answer:
     with served.reserve(len(bodies)) as reservation:
-        decoded, seconds = await _decode_all(bodies, served.manifest.input.preprocessing, decoders, deadline)
-        record.stage("decode", seconds)
+        started = time.perf_counter()
+        decoded = await decoders.decode(bodies, served.preprocessing, deadline)
+        seconds = time.perf_counter() - started
         if len(decoded) == 1 and isinstance(decoded[0], ImageError):
             raise image_problem(decoded[0])
         good = [image for image in decoded if not isinstance(image, ImageError)]
@@ -129,46 +145,33 @@ async def _classify(
 
 
 def _respond(served: ServedModel, answer: _Answer, k: int, started: float) -> Response:
-    """The JSON of a Classification: made of plain values, which is several times cheaper than models."""
+    """The JSON of a Classification."""
     inference = answer.inference
-    labelled = iter(top_k(inference.logits, served.manifest.labels, k) if inference else ())
-    predictions: list[Any] = [
-        {"error": image_failure(image)}
-        if isinstance(image, ImageError)
-        else [prediction.model_dump() for prediction in next(labelled)]
-        for image in answer.decoded
-    ]
-    timing = {
-        "decode": _ms(answer.decode_seconds),
-        "queue": _ms(inference.queue_seconds if inference else 0),
-        "compute": _ms(inference.compute_seconds if inference else 0),
-        "total": _ms(time.perf_counter() - started),
-    }
+    classes = iter(top_classes(inference.logits, served.manifest.labels, k) if inference else ())
     document = {
         "model": served.name,
         "version": served.version,
-        "predictions": predictions,
-        "timing_ms": timing,
+        "predictions": [
+            {"error": image_failure(image)} if isinstance(image, ImageError) else next(classes)
+            for image in answer.decoded
+        ],
+        "timing_ms": {
+            "decode": _ms(answer.decode_seconds),
+            "queue": _ms(inference.queue_seconds if inference else 0),
+            "compute": _ms(inference.compute_seconds if inference else 0),
+            "total": _ms(time.perf_counter() - started),
+        },
     }
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-async def _decode_all(
-    bodies: Sequence[bytes], preprocessing: Preprocessing, decoders: Executor, deadline: float
-) -> tuple[list[Decoded], float]:
-    started = time.perf_counter()
-    loop = asyncio.get_running_loop()
-    jobs = [loop.run_in_executor(decoders, _try_decode, body, preprocessing, deadline) for body in bodies]
-    return await asyncio.gather(*jobs), time.perf_counter() - started
-
-
-def _try_decode(body: bytes, preprocessing: Preprocessing, deadline: float) -> Decoded:
-    if time.monotonic() > deadline:
-        raise DeadlineError("the request was not answered before its deadline")
-    try:
-        return decode(body, preprocessing)
-    except ImageError as error:
-        return error
+def _read_query(request: Request) -> tuple[str | None, int]:
+    """The model's name and the number of classes; raises a Problem of 400 for what is neither."""
+    query = request.query_params
+    text = query.get("top_k", "5")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_TOP_K):
+        raise Problem(400, f"top_k has to be a whole number from 1 to {MAX_TOP_K}")
+    return query.get("model"), int(text)
 
 
 def _ms(seconds: float) -> float:

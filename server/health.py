@@ -3,8 +3,7 @@
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from server.draining import Drain
-from server.models import ModelRegistry
+from server.service import Service
 
 
 class Live(BaseModel):
@@ -19,7 +18,7 @@ class Ready(BaseModel):
     ready: bool
 
 
-def health_router(models: ModelRegistry, drain: Drain) -> APIRouter:
+def health_router(service: Service) -> APIRouter:
     """Live while the process answers.
 
     Ready while every model has an engine that has run a real inference, until the server is told to stop.
@@ -32,7 +31,7 @@ def health_router(models: ModelRegistry, drain: Drain) -> APIRouter:
 
     @router.get("/ready", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
-        is_ready = models.ready and not drain.started
+        is_ready = service.models.ready and not service.drain.started
         response.status_code = 200 if is_ready else 503
         return Ready(ready=is_ready)
 

@@ -32,19 +32,20 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     The request's body has to have been read.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a request is always one's
+    watcher = asyncio.get_running_loop().create_task(_cancel_on_disconnect(request, task))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await work
+    except asyncio.CancelledError:
+        if watcher.done() and task.uncancel() == 0:
+            raise ClientGoneError from None
+        raise
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
+        watcher.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _cancel_on_disconnect(request: Request, task: "asyncio.Task[Any]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    task.cancel()

@@ -11,8 +11,9 @@ from typing import cast
 import uvicorn
 
 from lct_deploy.errors import UsageError
-from server.app import Service
+from server.app import build_app
 from server.observability.logs import configure_logging
+from server.service import Service
 from server.settings import ServerSettings
 
 # For a connection that was accepted last of all to deliver its request.
@@ -29,7 +30,7 @@ def serve(settings: ServerSettings) -> None:
     with listener:
         service = Service.open(settings)
         config = uvicorn.Config(
-            service.app(),
+            build_app(service),
             loop="uvloop",
             http="httptools",
             lifespan="on",

@@ -22,9 +22,10 @@ from server.engine.config import EngineConfig, EngineInfo
 from server.engine.process import EngineProcess
 from server.engine.slots import Geometry
 from server.engine.statistics import Statistics
+from server.observability.logs import default_format
 from server.observability.metrics import Metrics
 from server.observability.record import current_record
-from server.refusals import EngineAbsentError, Refusal
+from server.refusals import EngineAbsentError
 from server.settings import ServerSettings
 
 WATCH_SECONDS = 0.25
@@ -68,7 +69,7 @@ class ServedModel:
             max_batch=settings.max_batch,
             max_delay=settings.max_delay_ms / 1000,
             log_level=settings.log_level,
-            log_format=settings.log_format,
+            log_format=settings.log_format or default_format(),
         )
         return cls(config, settings, metrics, EngineProcess(config))
 
@@ -77,6 +78,7 @@ class ServedModel:
         try:
             self._info = self._process.wait_ready()
             self.manifest = self._read_manifest(self._info)
+            self.preprocessing = self.manifest.input.preprocessing
         except BaseException:
             self._process.kill()
             raise
@@ -155,13 +157,14 @@ class ServedModel:
 
         Raises ServerBusyError where there is none, EngineLostError where no engine will come soon.
         """
-        with _noted(count):
-            if self._client is None or self._pause:
-                raise EngineAbsentError(
-                    "the model's engine cannot be restarted at the moment", round(self._pause) + 1
-                )
-            with self._client.reserve(count) as reservation:
-                yield reservation
+        if (record := current_record()) is not None:
+            record.images += count
+        if self._client is None or self._pause:
+            raise EngineAbsentError(
+                "the model's engine cannot be restarted at the moment", round(self._pause) + 1
+            )
+        with self._client.reserve(count) as reservation:
+            yield reservation
 
     async def infer(self, images: Sequence[NDArray[np.uint8]], *, deadline: float) -> Inference:
         """Logits of images (H, W, 3), all at once; raises what `reserve` and `Reservation.infer` raise."""
@@ -263,17 +266,3 @@ class ServedModel:
         if sha256_file(self.path / MANIFEST) != info.manifest_sha256:
             raise BundleError(f"{self.path}: the bundle was replaced while it was being loaded")
         return manifest
-
-
-@contextlib.contextmanager
-def _noted(images: int) -> Generator[None]:
-    """Note in the request's record how many images it brought, and why they were refused if they were."""
-    record = current_record()
-    if record is not None:
-        record.images += images
-    try:
-        yield
-    except Refusal as refusal:
-        if record is not None:
-            record.refusal = refusal.outcome
-        raise

@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import ProviderName, available_cores
-from server.observability.logs import LogFormat, default_format
+from server.observability.logs import LogFormat
 
 
 class ServerSettings(BaseSettings):
@@ -16,30 +16,46 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LCT_", frozen=True, extra="forbid")
 
     bundles: tuple[Path, ...] = Field(min_length=1, description="bundles, or repositories of them")
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="this machine only; 0.0.0.0 for all networks")
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
-    log_level: str = Field(default="info", pattern="^(critical|error|warning|info|debug)$")
-    log_format: LogFormat = Field(default_factory=default_format, description="text on a terminal, else json")
-    otel: bool = Field(default=False, description="spans, sent where OpenTelemetry's variables say")
+    log_level: str = Field(
+        default="info",
+        pattern="^(critical|error|warning|info|debug)$",
+        description="critical, error, warning, info or debug",
+    )
+    log_format: LogFormat | None = Field(
+        default=None, description="json or text; by default text on a terminal, json elsewhere"
+    )
+    otel: bool = Field(default=False, description="send spans, as OpenTelemetry's own variables say")
 
     keys_file: Path | None = Field(
         default=None, description="lines of a group (infer, admin, metrics) and a key"
     )
-    infer_keys: SecretStr | None = Field(default=None, description="separated by commas; None: open to all")
-    admin_keys: SecretStr | None = Field(default=None, description="separated by commas; None: off")
-    metrics_keys: SecretStr | None = Field(default=None, description="separated by commas; None: open to all")
+    infer_keys: SecretStr | None = Field(
+        default=None, description="separated by commas; without any, open to all"
+    )
+    admin_keys: SecretStr | None = Field(default=None, description="separated by commas; without any, off")
+    metrics_keys: SecretStr | None = Field(
+        default=None, description="separated by commas; without any, open to all"
+    )
     cors_origins: str = Field(default="", description="of pages that may call this server, with commas")
 
-    runtime: str = "onnxruntime"
-    precision: Precision | None = Field(default=None, description="None: what each bundle was exported for")
-    provider: ProviderName = Field(default="cpu", description="onnxruntime's")
+    runtime: str = Field(default="onnxruntime", description="or tensorrt, tensorrt-rtx")
+    precision: Precision | None = Field(
+        default=None, description="by default what each bundle was exported for"
+    )
+    provider: ProviderName = Field(default="cpu", description="onnxruntime's: cpu, cuda or tensorrt")
     streams: int = Field(default=2, ge=1, le=64, description="TensorRT: inferences that run side by side")
     cuda_graphs: bool = Field(default=True, description="TensorRT: launch an inference's kernels at once")
 
     instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
     intra_op_threads: int = Field(default_factory=available_cores, ge=1, description="of one inference")
-    decode_threads: int = Field(default_factory=available_cores, ge=1)
-    max_batch: int | None = Field(default=None, ge=1, le=1024, description="None: what pays with the runtime")
+    decode_threads: int = Field(
+        default_factory=lambda: max(1, available_cores() // 2), ge=1, description="see server/decoding.py"
+    )
+    max_batch: int | None = Field(
+        default=None, ge=1, le=1024, description="by default what pays with the runtime"
+    )
     max_delay_ms: float = Field(default=0, ge=0, le=10_000, description="that a batch waits to be filled")
 
     max_queue: int = Field(default=256, ge=1, le=65536, description="images of a model that may wait")

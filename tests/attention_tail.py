@@ -1,8 +1,10 @@
 """The attention's tail for tests: tensors, the float64 reference, and a run that is watched at its edges."""
 
+import faulthandler
 import math
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -159,13 +161,23 @@ class Interpreter:
         return self.call(run_kernel, case)
 
     def call(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """What a function that launches kernels returns there."""
-        return self._pool.submit(function, *arguments).result()
+        """What a function that launches kernels returns there.
+
+        Tensors travel as bytes: torch would have a pool put them into /dev/shm, which containers keep small.
+        """
+        call = pickle.dumps((function, arguments))
+        return pickle.loads(self._pool.submit(_call, call).result())  # noqa: S301 - our own process's
 
     def close(self) -> None:
         self._pool.shutdown()
 
 
 def _start(environment: Mapping[str, str]) -> None:
+    faulthandler.enable()  # the pool itself says only that a process is gone
     os.environ.update(environment)
     torch.set_num_threads(1)
+
+
+def _call(call: bytes) -> bytes:
+    function, arguments = pickle.loads(call)  # noqa: S301 - our own process's
+    return pickle.dumps(function(*arguments))

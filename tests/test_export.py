@@ -125,7 +125,7 @@ def test_batch_norm_is_folded_and_the_attention_keeps_its_attributes(
     assert attributes["epsilon"] == pytest.approx(1e-5)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     groups=st.sampled_from([1, 2, 4, 8, 16]),
     epsilon=st.sampled_from([1e-7, 1e-5, 1e-2]),

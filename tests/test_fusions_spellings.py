@@ -492,7 +492,7 @@ def test_images_of_one_position_and_a_module_used_twice(tmp_path: Path, dynamo: 
     dynamic=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_combination_of_shapes_and_spellings(
     tmp_path: Path,
     size: int,

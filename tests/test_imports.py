@@ -40,6 +40,8 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+# Programs of other servers, for environments where nothing of ours is installed.
+ELSEWHERE = ROOT / "benchmarks" / "serving" / "peers" / "apps"
 # What needs a library that is not among those that developers install.
 NEEDS = {"lct_deploy.kernels.gpu.aot_plugin": "tensorrt"}
 
@@ -65,13 +67,26 @@ def test_serving_loads_nothing_of_a_gpu_unless_asked() -> None:
     assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch"}
 
 
+def test_the_command_line_starts_before_what_its_commands_need() -> None:
+    code = (
+        "import sys\nfrom lct_deploy.cli import main\nsys.argv = ['lct-deploy', '--help']\n"
+        "try:\n    main()\nfinally:\n    print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ast.literal_eval(done.stderr)}
+    assert "lct_deploy" in loaded
+    assert not loaded & {*HEAVY, *PACKAGES[1:], "onnxruntime", "fastapi", "uvicorn", "triton"}
+
+
 def test_engines_run_without_onnxruntime_and_triton() -> None:
     done = run_without((*HEAVY, "onnxruntime", "triton"), "import lct_deploy.runtime.tensorrt")
     assert done.returncode == 0, done.stderr
 
 
 def modules() -> list[str]:
-    files = [f for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py"))]
+    files = [
+        f for package in PACKAGES for f in sorted((ROOT / package).rglob("*.py")) if f.parent != ELSEWHERE
+    ]
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
     absent = [name for name, package in NEEDS.items() if find_spec(package) is None]
     return [n.removesuffix(".__init__") for n in names if not n.endswith("__main__") and n not in absent]

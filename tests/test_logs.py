@@ -15,13 +15,15 @@ from uuid import UUID
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request, Response
 
+from server.errors import add_error_handlers, error_response
 from server.observability.logs import configure_logging
 from server.observability.metrics import Metrics
 from server.observability.middleware import ObservabilityMiddleware
 from server.observability.record import RequestRecord, current_record
 from server.observability.trace_context import TraceContext, identify, new_request_id
-from tests.scraping import scrape
+from server.shortcut import Shortcut
 from tests.serving import Server, classify, encoded, upload
 from tests.test_engine import wait_for
 
@@ -191,9 +193,9 @@ def test_how_long_the_stages_took_is_in_the_answer(http: httpx.Client) -> None:
     parts = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
     assert list(parts) == ["decode", "queue", "compute", "total"]
     told = answer.json()["timing_ms"]
-    assert {name: float(parts[name]) for name in ("decode", "queue", "compute")} == {
-        name: pytest.approx(told[name], abs=0.002) for name in ("decode", "queue", "compute")
-    }
+    for name in ("queue", "compute"):
+        assert float(parts[name]) == pytest.approx(told[name], abs=0.002)
+    assert 0 < float(parts["decode"]) <= told["decode"] + 0.001
     assert float(parts["total"]) >= told["total"] > 0
     assert "server-timing" not in http.get("/nowhere").headers
 
@@ -201,25 +203,23 @@ def test_how_long_the_stages_took_is_in_the_answer(http: httpx.Client) -> None:
 # An error that nobody expected
 
 
-def test_an_unexpected_error_is_logged_once_with_its_request(capfd: pytest.CaptureFixture[str]) -> None:
-    from fastapi import FastAPI
-
-    from server.problems import add_problem_handlers
-
-    inner = FastAPI()
-    add_problem_handlers(inner)
-
-    @inner.get("/broken/{what}")
-    async def broken(what: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])  # through FastAPI, and around it
+def test_an_unexpected_error_is_logged_once_with_its_request(
+    method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(request: Request, what: str) -> Response:
         raise ZeroDivisionError(f"{what}\nINFO: a line of mine")
 
+    inner = FastAPI()
+    add_error_handlers(inner)
+    inner.add_api_route("/broken/{what}", broken)
     configure_logging("info", "json")
-    metrics = Metrics()
-    app = ObservabilityMiddleware(inner, metrics)
+    shortcut = Shortcut(inner, {"/broken/{what}": broken}, on_error=error_response)
+    app = ObservabilityMiddleware(shortcut, Metrics())
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
-            return await http.get("/broken/by-design", headers={"X-Request-Id": "this-one"})
+            return await http.request(method, "/broken/by-design", headers={"X-Request-Id": "this-one"})
 
     answer = asyncio.run(ask())
     assert answer.status_code == 500
@@ -335,7 +335,3 @@ def test_what_a_request_has_started_does_not_log_in_its_name(capfd: pytest.Captu
     during, after = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert during["request_id"] == "loads-a-model"
     assert "request_id" not in after
-
-
-def test_a_request_that_takes_long_is_in_flight_meanwhile(server: Server) -> None:
-    assert scrape(server.url)("lct_requests_in_flight") == 0

@@ -61,6 +61,12 @@ def test_it_serves(url: str) -> None:
         assert json.load(response) == {"ready": True}
 
 
+def test_it_has_the_page(url: str) -> None:
+    for path in ("", "page/app.js", "page/style.css", "page/icon.svg", "samples/0.png"):
+        with urllib.request.urlopen(f"{url}/{path}", timeout=10) as response:
+            assert response.read()
+
+
 def test_it_predicts(environment: Path, demo_bundle: Path, tmp_path: Path) -> None:
     Image.fromarray(load_sample().images[0]).save(tmp_path / "boot.png")
     command = [environment / "lct-deploy", "predict", demo_bundle, tmp_path / "boot.png", "--json"]

@@ -135,7 +135,7 @@ def test_a_request_and_its_stages(collector: Collector, demo_bundle: Path) -> No
     for stage in stages:
         assert (stage.trace, stage.parent, stage.attributes) == (TRACE, span.id, model)
         assert span.start <= stage.start <= stage.end <= span.end
-        assert (stage.end - stage.start) / 1e6 == pytest.approx(told[stage.name], abs=0.01)
+        assert (stage.end - stage.start) / 1e6 == pytest.approx(told[stage.name], rel=0.05, abs=0.1)
     decode, queue, compute = stages
     assert decode.end <= queue.start
     assert queue.end == pytest.approx(compute.start, abs=1000)

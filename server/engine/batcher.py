@@ -65,7 +65,7 @@ class Batch:
 
 
 class Batcher:
-    """A queue of requests that gives batches of images; for any number of threads on either side."""
+    """A queue of requests that gives batches of images; its methods may be called from any thread."""
 
     def __init__(
         self, sizes: BatchSizes, *, max_delay: float, clock: Callable[[], float] = time.monotonic
@@ -74,7 +74,7 @@ class Batcher:
         self._queue: deque[Request] = deque()
         self._rows = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     @property
     def rows(self) -> int:
@@ -87,47 +87,43 @@ class Batcher:
         return len(self._queue)
 
     def put(self, request: Request) -> None:
-        with self._changed:
+        with self._lock:
             self._queue.append(request)
             self._rows += request.waiting
-            self._changed.notify()
 
     def cancel(self, request: Request) -> bool:
         """Take what waits of a request out of the queue; True if it has ended by that."""
-        with self._changed:
+        with self._lock:
             if request.waiting:
                 self._queue.remove(request)
                 self._rows -= request.waiting
             request.cancelled = True
             return request.ended
 
-    def take(self) -> Batch | None:
-        """The next batch, as soon as one is due; None once the batcher is closed and empty."""
-        with self._changed:
-            while True:
-                now = self._clock()
-                if expired := self._pop_expired(now):
-                    return Batch(expired=expired)
-                wait = self._seconds_until_due(now)
-                if wait == 0:
-                    return self._form()
-                if wait is None and self._closed:
-                    return None
-                self._changed.wait(wait)
+    def take(self) -> Batch | float | None:
+        """The next batch if one is due, else the seconds until one is; None while nothing waits."""
+        with self._lock:
+            now = self._clock()
+            if expired := self._pop_expired(now):
+                return Batch(expired=expired)
+            if not self._queue:
+                return None
+            wait = self._queue[0].arrived + self._max_delay - now
+            if wait <= 0 or self._rows >= self._sizes.largest or self._closed:
+                return self._form()
+            return wait
 
     def finish(self, batch: Batch) -> list[Request]:
         """Count a batch as run; the requests that have ended with it."""
-        with self._changed:
+        with self._lock:
             for part in batch.parts:
                 part.request.done += part.stop - part.start
             requests = dict.fromkeys(part.request for part in batch.parts)
             return [request for request in requests if request.ended]
 
     def close(self) -> None:
-        """Let waiting threads go; what is queued is still given out."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """From now on no batch waits to be filled."""
+        self._closed = True
 
     def _pop_expired(self, now: float) -> list[Request]:
         """Requests at the head of the queue that nothing has been run of, past their deadline."""
@@ -136,14 +132,6 @@ class Batcher:
             expired.append(self._queue.popleft())
             self._rows -= expired[-1].waiting
         return expired
-
-    def _seconds_until_due(self, now: float) -> float | None:
-        """None where nothing waits, 0 where a batch is full or its first request has waited long enough."""
-        if not self._queue:
-            return None
-        if self._closed or self._rows >= self._sizes.largest:
-            return 0
-        return max(0, self._queue[0].arrived + self._max_delay - now)
 
     def _form(self) -> Batch:
         room = self._sizes.fit(self._rows)
@@ -157,6 +145,4 @@ class Batcher:
             room -= count
             if not request.waiting:
                 self._queue.popleft()
-        if self._queue:
-            self._changed.notify()
         return Batch(parts=parts)

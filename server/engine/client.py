@@ -79,6 +79,7 @@ class EngineClient:
         self._unsent: deque[bytes] = deque()
         self._statistics: deque[asyncio.Future[Statistics]] = deque()
         self._on_lost, self._on_change = on_lost, on_change
+        self._packet = memoryview(bytearray(LONGEST))
         self._rate = CompletionRate()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -193,15 +194,15 @@ class EngineClient:
     def _receive(self) -> None:
         assert self._link is not None  # noqa: S101 - it is the link's own callback
         try:
-            packet = self._link.recv(LONGEST)
+            count = self._link.recv_into(self._packet)
         except BlockingIOError:
             return
         except ConnectionError:
-            packet = b""
-        if not packet:
+            count = 0
+        if not count:
             self._lost()
             return
-        message = unpack_for_client(packet)
+        message = unpack_for_client(bytes(self._packet[:count]))
         if isinstance(message, bytes):
             _resolve(self._statistics.popleft(), Statistics.model_validate_json(message))
             return

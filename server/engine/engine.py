@@ -38,6 +38,9 @@ class Engine:
     `control` is the parent's socket: it brings new connections, and the engine ends when it closes.
     `running` (float64, one for each lane) tells the parent since when a lane has been computing, 0 where
     it is idle.
+
+    Each lane is a thread. Whichever is idle listens to the sockets until there is a batch, and leaves
+    that to the next idle one when it goes to compute: with one lane no request passes between threads.
     """
 
     def __init__(
@@ -52,18 +55,16 @@ class Engine:
         self._batcher = Batcher(sizes, max_delay=max_delay)
         self._recorder = Recorder()
         self._control = control
+        self._listening = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._backlogs: set[Connection] = set()
+        self._orphaned = False
+        self._packet = memoryview(bytearray(LONGEST))
         lanes = [runtime for runtime in runtimes for _ in range(runtime.spec.streams)]
         self._lanes = [
-            threading.Thread(target=Lane(runtime, self, running[i : i + 1], sizes.largest).run, daemon=True)
-            for i, runtime in enumerate(lanes)
+            Lane(runtime, self, running[i : i + 1], sizes.largest) for i, runtime in enumerate(lanes)
         ]
-
-    @property
-    def batcher(self) -> Batcher:
-        return self._batcher
 
     @property
     def recorder(self) -> Recorder:
@@ -71,15 +72,34 @@ class Engine:
 
     def run(self) -> None:
         """Work until the parent closes its end; what is running then is finished first."""
-        for lane in self._lanes:
-            lane.start()
         self._selector.register(self._control, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        while self._step():
-            pass
-        self._batcher.close()
-        for lane in self._lanes:
-            lane.join(STOP_SECONDS)
+        others = [threading.Thread(target=lane.run, daemon=True) for lane in self._lanes[1:]]
+        for thread in others:
+            thread.start()
+        self._lanes[0].run()
+        for thread in others:
+            thread.join(STOP_SECONDS)
+
+    def next_batch(self) -> Batch | None:
+        """Listen until there is a batch for the calling lane; None once the parent has gone."""
+        with self._listening:
+            wait: float | None = 0
+            while not self._orphaned:
+                self._listen(wait)
+                found = self._batcher.take()
+                if isinstance(found, Batch):
+                    if found.parts:
+                        return found
+                    self.end(found.expired, Status.EXPIRED)
+                    wait = 0
+                else:
+                    wait = found
+            return None
+
+    def finish(self, batch: Batch) -> None:
+        """A batch has been run: answer the requests that have ended with it."""
+        self.end(self._batcher.finish(batch))
 
     def end(self, requests: Sequence[Request], status: Status | None = None) -> None:
         """Answer requests; with `status` None, what has become of each says it."""
@@ -95,17 +115,15 @@ class Engine:
         for connection, done in answers.items():
             connection.answer(done)
 
-    def _step(self) -> bool:
-        """Handle what has come; False once the parent has gone."""
-        for key, events in self._selector.select():
+    def _listen(self, seconds: float | None) -> None:
+        """Handle what comes within `seconds`; without a limit for None."""
+        for key, events in self._selector.select(seconds):
             if key.fileobj is self._control:
-                if not self._accept():
-                    return False
+                self._orphaned = not self._accept()
             elif key.fd == self._wake:
                 self._watch_backlogs()
             else:
                 self._serve(key.data, events)
-        return True
 
     def _accept(self) -> bool:
         """A new connection: the geometry of its slots, with its socket and their memory."""
@@ -135,15 +153,15 @@ class Engine:
             self._selector.modify(connection.link, selectors.EVENT_READ, connection)
         while True:
             try:
-                packet = connection.link.recv(LONGEST)
+                count = connection.link.recv_into(self._packet)
             except BlockingIOError:
                 return
             except ConnectionError:
-                packet = b""
-            if not packet:
+                count = 0
+            if not count:
                 self._drop(connection)
                 return
-            self._handle(connection, packet)
+            self._handle(connection, bytes(self._packet[:count]))
 
     def _handle(self, connection: Connection, packet: bytes) -> None:
         message = unpack_for_engine(packet)
@@ -183,15 +201,12 @@ class Lane:
 
     def run(self) -> None:
         engine = self._engine
-        while (batch := engine.batcher.take()) is not None:
-            if batch.expired:
-                engine.end(batch.expired, Status.EXPIRED)
-                continue
+        while (batch := engine.next_batch()) is not None:
             self._running[0] = time.monotonic()
             self._mark(batch)
             self._compute(batch)
             self._running[0] = 0
-            engine.end(engine.batcher.finish(batch))
+            engine.finish(batch)
 
     def _mark(self, batch: Batch) -> None:
         """From here on these requests are lost if the process dies."""

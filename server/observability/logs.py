@@ -24,10 +24,11 @@ LineWriter = Callable[[int, str, Mapping[str, Any]], None]  # level, message, fi
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-def configure_logging(level: str, log_format: LogFormat, **fields: str) -> None:
+def configure_logging(level: str, log_format: LogFormat | None, **fields: str) -> None:
     """Everything that this process logs goes to stderr from now on; `fields` are in every JSON line."""
     root = logging.getLogger()
-    root.handlers[:] = [_StderrHandler(_JsonFormatter(fields) if log_format == "json" else _TextFormatter())]
+    as_json = (log_format or default_format()) == "json"
+    root.handlers[:] = [_StderrHandler(_JsonFormatter(fields) if as_json else _TextFormatter())]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     # Neither format tells them, and finding them out takes time for each line.

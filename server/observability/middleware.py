@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,22 +15,28 @@ from server.observability.trace_context import identify
 if TYPE_CHECKING:
     from server.observability.tracing import Tracer
 
-# What orchestrators and browsers ask for by themselves, all the time: not counted, not traced, not logged.
-_QUIET = ("/v2/health/", "/metrics", "/docs", "/openapi.json", "/static/", "/favicon.ico")
+_PROBES = ("/v2/health/", "/metrics", "/docs", "/openapi.json", "/favicon.ico")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 UNMATCHED = "unmatched"
 access = logging.getLogger("lct_deploy.server.access")
 
 
-def is_quiet(path: str) -> bool:
-    return path == "/" or path.startswith(_QUIET) or path.endswith("/ready")
-
-
 class ObservabilityMiddleware:
-    """Has to be the outermost: what it does not see is not counted, and gets no request id."""
+    """Has to be the outermost: what it does not see is not counted, and gets no request id.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: "Tracer | None" = None) -> None:
-        self._app, self._metrics, self._tracer = app, metrics, tracer
+    What orchestrators and browsers ask for by themselves all the time, and the paths in `quiet`, is
+    neither counted nor traced, and logged only to those who debug.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tracer: "Tracer | None" = None,
+        *,
+        quiet: Collection[str] = frozenset(),
+    ) -> None:
+        self._app, self._metrics, self._tracer, self._paths = app, metrics, tracer, quiet
         self._write = line_writer(access)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +45,8 @@ class ObservabilityMiddleware:
             return
         record = RequestRecord(*identify(scope["headers"]))
         record.begin(scope)
-        quiet = is_quiet(scope["path"])
+        path: str = scope["path"]
+        quiet = path in self._paths or path.startswith(_PROBES) or path.endswith("/ready")
         if not quiet:
             self._start(scope, record)
         try:
@@ -56,7 +64,7 @@ class ObservabilityMiddleware:
 
     def _end(self, scope: Scope, record: RequestRecord, *, quiet: bool) -> None:
         record.seconds = time.perf_counter() - record.started
-        method, route, status = scope["method"], route_of(scope), record.status or 500
+        method, route, status = scope["method"], route_of(scope, record), record.status or 500
         level = logging.DEBUG if quiet else logging.INFO if status < 500 else logging.WARNING
         if access.isEnabledFor(level):
             line = f"{method} {route} {status} in {1000 * record.seconds:.3f} ms"
@@ -81,9 +89,9 @@ def _identified(send: Send, record: RequestRecord) -> Send:
     return answer
 
 
-def route_of(scope: Scope) -> str:
-    """The template of the route that answers, never the path: anybody can make up paths."""
-    return getattr(scope.get("route"), "path", UNMATCHED)
+def route_of(scope: Scope, record: RequestRecord) -> str:
+    """The template of the route that has answered; FastAPI leaves its own in the scope."""
+    return record.route or getattr(scope.get("route"), "path", UNMATCHED)
 
 
 def _headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:

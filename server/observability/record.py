@@ -54,6 +54,7 @@ class RequestRecord:
     answered: int = 0  # images that have been inferred
     batch: int = 0  # images in the largest batch that one of them ran in
     stages: list[Stage] = field(default_factory=list[Stage])
+    route: str | None = None  # its template, never the path: anybody can make up paths
     status: int | None = None  # of the response, once that has begun
     refusal: Outcome | None = None  # where the status alone does not tell
     reported: bool = False  # an error that nobody expected is in the log

@@ -10,29 +10,28 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from server.draining import Drain
 from server.engine.statistics import Statistics
-from server.models import ModelRegistry
 from server.observability.families import of_engines, of_models, of_server, of_triton
 from server.observability.metrics import Metrics, is_shared
 from server.refusals import EngineLostError
 from server.served import ServedModel
+from server.service import Service
 
 STATISTICS_SECONDS = 0.5  # for an engine to answer: one that hangs does not keep the others' metrics back
 
 
-def metrics_router(models: ModelRegistry, metrics: Metrics, drain: Drain) -> APIRouter:
+def metrics_router(service: Service) -> APIRouter:
     """In the text format of Prometheus, or as OpenMetrics where that is asked for."""
     router = APIRouter(tags=["metrics"])
-    counted = _counted(metrics)
+    counted = _counted(service.metrics)
 
     @router.get("/metrics", response_class=Response)
     async def scrape(request: Request) -> Response:
         """Metrics for Prometheus."""
-        served = models.models
+        served = service.models.models
         statistics = await asyncio.gather(*(_statistics(model) for model in served))
         families = [
-            *of_server(ready=models.ready and not drain.started),
+            *of_server(ready=service.models.ready and not service.drain.started),
             *of_models(served),
             *of_engines(served, statistics),
             *of_triton(served, statistics),

@@ -64,7 +64,7 @@ class Tracer:
             return
         began = span.start_time
         self._add_stages(span, began, record)
-        route, status = route_of(scope), record.status or 500
+        route, status = route_of(scope, record), record.status or 500
         span.update_name(f"{scope['method']} {route}")
         span.set_attributes({"http.route": route, "http.response.status_code": status})
         span.set_attributes(_model_attributes(record))

@@ -1,0 +1,61 @@
+"""Options that several commands have, and what their texts mean."""
+
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+from lct_deploy.errors import UsageError
+from lct_deploy.manifest import Precision
+
+if TYPE_CHECKING:
+    from lct_deploy.runtime import RuntimeOptions
+
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(envvar="LCT_PROVIDER", help="onnxruntime's: cpu, cuda or tensorrt; default: cpu."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8; default: what the bundle was exported for."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that the user set; the rest keep the default of whatever takes them."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a list of batch sizes such as 1,8") from error
+
+
+def parse_numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not three numbers such as 0.485,0.456,0.406") from error
+
+
+def parse_precision(name: str | None) -> Precision | None:
+    if name is not None and name not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise UsageError(f"unknown precision {name!r}", hint=f"precisions are {known}")
+    return cast("Precision | None", name)
+
+
+def parse_runtime_options(provider: str | None) -> "RuntimeOptions":
+    from lct_deploy.runtime.base import ProviderName, RuntimeOptions
+
+    if provider is None:
+        return RuntimeOptions()
+    if provider not in get_args(ProviderName):
+        known = ", ".join(get_args(ProviderName))
+        raise UsageError(f"unknown provider {provider!r}", hint=f"providers are {known}")
+    return RuntimeOptions(provider=cast("ProviderName", provider))

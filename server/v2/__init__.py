@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2 (REST), as `tritonclient.http` speaks it."""
