@@ -184,7 +184,9 @@ class ServedModel:
         compiled = ""
         if spec.compiled_batches:
             batches = ", ".join(map(str, spec.compiled_batches))
-            others = "filled up to them" if spec.pads else "on the bundle's graph"
+            others = "filled up to them" if spec.pads else "split into them"
+            if 1 not in spec.compiled_batches and not spec.pads:
+                others += " and single images on the bundle's graph"
             compiled = f"; batches of {batches} run compiled, others {others}"
         return (
             f"{self.name} version {self.version}: {spec.precision} on {spec.device} ({versions}), "

@@ -4,10 +4,11 @@ Networks have random weights with calibrated BatchNorm statistics and random w a
 initial w = 0 every gate is constant and would hide errors.
 """
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +76,10 @@ class Outcome:
 
 
 @pytest.fixture
-def quick_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> QuickCli:
+def quick_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Generator[QuickCli]:
     """`lct-deploy` in this process: the same entry point, without importing torch each time."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["lct-deploy", *map(str, arguments)])
@@ -88,7 +91,10 @@ def quick_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         captured = capfd.readouterr()
         return Outcome(code, str(captured.out), str(captured.err))
 
-    return run
+    yield run
+    # What `serve` has set up would write the log of every later command to this test's stderr.
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -82,10 +82,9 @@ def classify(http: httpx.Client, body: bytes, kind: str = "image/png", **query: 
     return http.post("/v1/classify", content=body, headers={"Content-Type": kind}, params=query)
 
 
-def upload(http: httpx.Client, *bodies: bytes, name: str = "file") -> httpx.Response:
-    return http.post(
-        "/v1/classify", files=[(name, (f"{i}.png", body, "image/png")) for i, body in enumerate(bodies)]
-    )
+def upload(http: httpx.Client, *bodies: bytes, name: str = "file", **query: str | int) -> httpx.Response:
+    files = [(name, (f"{i}.png", body, "image/png")) for i, body in enumerate(bodies)]
+    return http.post("/v1/classify", files=files, params=query)
 
 
 def assert_problem(response: httpx.Response, status: int, detail: str) -> None:

@@ -19,5 +19,5 @@ export function curlCommand({ url, source, withKey }) {
 
 // To curl, a file called - is its standard input.
 function path(name) {
-  return name.startsWith("-") ? `./${name}` : name;
+  return name === "-" ? "./-" : name;
 }
