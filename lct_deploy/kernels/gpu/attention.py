@@ -44,9 +44,9 @@ def _normalized(z, channel, SPAN: tl.constexpr, GROUP: tl.constexpr, EPSILON: tl
 
 @triton.jit
 def _gate(normalized, w, b, channel, inside):
-    """Equation (4) and the σ of (5)."""
-    scale = tl.load(w + channel, mask=inside, other=0.0)
-    shift = tl.load(b + channel, mask=inside, other=0.0)
+    """Equation (4) and the σ of (5); w and b may have other types."""
+    scale = tl.load(w + channel, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(b + channel, mask=inside, other=0.0).to(tl.float32)
     return tl.sigmoid(scale * normalized + shift)
 
 
