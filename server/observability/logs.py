@@ -1,7 +1,7 @@
 """The log, to stderr: one JSON object a line for machines, or text for people.
 
 The formatter is our own, on orjson: with python-json-logger the line of a request would cost more than
-all else that is done to observe it (docs/decisions/0016).
+all else that is done to observe it (docs/decisions/0015).
 """
 
 import contextlib
