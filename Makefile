@@ -72,6 +72,7 @@ bench-serving: setup
 docs: setup
 	$(BIN)/python docs/make_schema.py
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_dashboard.py
 	$(BIN)/python docs/make_recording.py
 
 # The picture of the page in the README; needs Chromium.
