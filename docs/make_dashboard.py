@@ -351,7 +351,6 @@ def variable(name: str, expression: str) -> dict[str, Any]:
         "name": name,
         "datasource": SOURCE,
         "query": {"query": f"label_values({expression}, {name})", "refId": name},
-        "definition": f"label_values({expression}, {name})",
         "refresh": 2,
         "sort": 7,
         "multi": True,
