@@ -62,13 +62,14 @@ def _labels(node: promql.Expr, known: Known) -> Labels:
 
 
 def _selected(selector: promql.VectorSelector, known: Known) -> Labels:
-    if selector.name not in known:
-        raise AskedInVainError(f"no metric {selector.name}")
-    labels = known[selector.name]
+    name = selector.name or "{}"  # without a name it asks for everything
+    if name not in known:
+        raise AskedInVainError(f"no metric {name}")
+    labels = known[name]
     for matcher in selector.matchers.matchers:
-        require([matcher.name], frozenset(labels), selector.name)
+        require([matcher.name], frozenset(labels), name)
         if "$" not in matcher.value and (unheard := {*matcher.value.split("|")} - labels[matcher.name]):
-            raise AskedInVainError(f"{matcher.name} of {selector.name} is never {', '.join(sorted(unheard))}")
+            raise AskedInVainError(f"{matcher.name} of {name} is never {', '.join(sorted(unheard))}")
     return frozenset(labels)
 
 
