@@ -203,8 +203,8 @@ def test_every_alert_has_a_situation_in_which_it_fires() -> None:
 
 
 def test_the_page_lists_every_metric(scraped: Scraped) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*) \| \S", PAGE.read_text(), re.MULTILINE)
-    documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([\w, ]*)\| \S", PAGE.read_text(), re.MULTILINE)
+    documented = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in rows}
     told = {
         metric.name + "_total" * (metric.type == "counter"): (
             metric.type.replace("unknown", "untyped"),
@@ -226,3 +226,10 @@ def test_the_pages_examples_have_the_fields_that_the_log_has(server: Server) -> 
 def test_the_page_says_what_each_field_of_the_log_is(server: Server) -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|(?! \w+ \|)", PAGE.read_text(), re.MULTILINE))
     assert {field for line in server.log() for field in line} <= documented
+
+
+def test_the_page_says_what_each_outcome_is(scraped: Scraped) -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| \S", PAGE.read_text().partition("### Outcomes")[2], re.MULTILINE
+    )
+    assert scraped.values_of("outcome") <= set(rows)

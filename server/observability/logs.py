@@ -43,7 +43,7 @@ def default_format() -> LogFormat:
 def line_writer(logger: logging.Logger) -> LineWriter:
     """What writes a line with fields as `logger` would, for lines that are written all the time.
 
-    Where `configure_logging` has had its say, it takes a third of the time that the logger takes.
+    Where `configure_logging` has had its say, it takes less than half of the time that the logger takes.
     """
     handlers = logging.getLogger().handlers
     if len(handlers) == 1 and isinstance(handlers[0], _StderrHandler):
