@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := export,serve,cpu,bench,dev
+EXTRAS := export,serve,cpu,otel,bench,dev
 LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
     --build-arg REVISION=$$(git rev-parse HEAD)
 
@@ -81,6 +81,7 @@ bench-serving: setup
 docs: setup
 	$(BIN)/python docs/make_schema.py
 	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/make_dashboard.py
 	$(BIN)/python docs/make_recording.py
 
 # The picture of the page in the README; needs Chromium.

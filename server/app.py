@@ -13,6 +13,8 @@ from server.classify import Classifications, classify_router
 from server.draining import DrainMiddleware
 from server.errors import add_error_handlers, error_response
 from server.health import health_router
+from server.observability.middleware import ObservabilityMiddleware
+from server.observability.scrape import metrics_router
 from server.page import page_router
 from server.service import Service
 from server.settings import ServerSettings
@@ -20,6 +22,8 @@ from server.shortcut import Shortcut
 from server.v2.documentation import INFER
 from server.v2.infer import Inferences
 from server.v2.router import v2_router
+
+EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")  # headers that pages of other origins may read
 
 
 def create_app() -> ASGIApp:
@@ -36,13 +40,18 @@ def build_app(service: Service) -> ASGIApp:
     documented.include_router(classify_router(classifications))
     documented.include_router(v2_router(service, inferences))
     documented.include_router(cards_router(service.models), dependencies=[service.keys.require("infer")])
-    documented.include_router(page_router())
+    documented.include_router(metrics_router(service), dependencies=[service.keys.require("metrics")])
+    documented.include_router(page := page_router())
     shortcuts = {"/v1/classify": classifications.answer, **dict.fromkeys(INFER, inferences.answer)}
     app: ASGIApp = Shortcut(documented, shortcuts, on_error=error_response)
     if service.settings.cors_origins:
         origins = [origin.strip() for origin in service.settings.cors_origins.split(",")]
-        app = CORSMiddleware(app, origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    return DrainMiddleware(app, service.drain)
+        app = CORSMiddleware(
+            app, origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
+        )
+    app = DrainMiddleware(app, service.drain)
+    assets = frozenset(getattr(route, "path", "") for route in page.routes)
+    return ObservabilityMiddleware(app, service.metrics, service.tracer, quiet=assets)
 
 
 def _new_fastapi(service: Service) -> FastAPI:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lct_deploy.errors import ImageError
 from lct_deploy.preprocessing import Preprocessing, load_pixels, preprocess, read_header
+from server.observability.record import current_record
 from server.refusals import DeadlineError
 
 # What a single thread decodes in a few milliseconds.
@@ -38,15 +39,25 @@ class Decoders:
 
         Raises DeadlineError, before anything is decoded, where `deadline` (`time.monotonic`) is over.
         """
+        started = time.perf_counter()
         if len(bodies) == 1 and self._small_at_once and len(bodies[0]) <= SMALL_BYTES:
             _check(deadline)
-            return [await self._decode_here(bodies[0], preprocessing)]
-        loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self.threads, _decode, body, preprocessing, deadline) for body in bodies]
-        return await asyncio.gather(*jobs)
+            decoded = [await self._decode_here(bodies[0], preprocessing)]
+        else:
+            decoded = await self._decode_in_threads(bodies, preprocessing, deadline)
+        if (record := current_record()) is not None:
+            record.stage("decode", time.perf_counter() - started, started)
+        return decoded
 
     def close(self) -> None:
         self.threads.shutdown(wait=True)
+
+    async def _decode_in_threads(
+        self, bodies: Sequence[bytes], preprocessing: Preprocessing, deadline: float
+    ) -> list[Decoded]:
+        loop = asyncio.get_running_loop()
+        jobs = [loop.run_in_executor(self.threads, _decode, body, preprocessing, deadline) for body in bodies]
+        return await asyncio.gather(*jobs)
 
     async def _decode_here(self, body: bytes, preprocessing: Preprocessing) -> Decoded:
         try:

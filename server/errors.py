@@ -7,14 +7,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from server.observability.record import request_record
 from server.problems import ClientGoneError, problem_response
+from server.refusals import Refusal
 from server.v2.errors import PREFIX, v2_response
 
 logger = logging.getLogger("lct_deploy.server")
 
 
 def error_response(request: Request, error: Exception) -> Response:
-    """An unexpected error is logged and says nothing."""
+    """An unexpected error is logged and says nothing; a refusal is noted, which its status does not tell."""
+    record = request_record(request)
+    if isinstance(error, Refusal):
+        record.refusal = error.outcome
     if isinstance(error, HTTPException):
         return _respond(request, error.status_code, str(error.detail), error.headers)
     if isinstance(error, RequestValidationError):
@@ -23,6 +28,7 @@ def error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientGoneError):
         return Response(status_code=499)  # for the log and the metrics alone
     logger.error("unexpected error", exc_info=error)
+    record.reported = True
     return _respond(request, 500, "the server failed on this request; its log says more")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from lct_deploy.errors import LctDeployError
+from server.observability.metrics import Metrics
 from server.problems import Problem
 from server.served import ServedModel
 from server.settings import ServerSettings
@@ -41,8 +42,8 @@ class ModelRegistry:
     one that fails its checks leaves the old one serving.
     """
 
-    def __init__(self, settings: ServerSettings, models: Sequence[ServedModel]) -> None:
-        self._settings = settings
+    def __init__(self, settings: ServerSettings, metrics: Metrics, models: Sequence[ServedModel]) -> None:
+        self._settings, self._metrics = settings, metrics
         self._models: dict[str, dict[str, ServedModel]] = {}
         for model in models:
             self._models.setdefault(model.name, {})[model.version] = model
@@ -52,13 +53,14 @@ class ModelRegistry:
         self._draining: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def open(cls, settings: ServerSettings) -> Self:
+    def open(cls, settings: ServerSettings, metrics: Metrics) -> Self:
         """Every bundle of `settings`, or none. Raises what `scan` and `ServedModel.wait_ready` raise."""
         sources, broken = scan(settings.bundles)
         for bad in broken:
             logger.warning("not served: %s", bad.reason)
         names = dict.fromkeys(source.name for source in sources)
-        return cls(settings, _launch([s for name in names for s in chosen(sources, name)], settings))
+        wanted = [source for name in names for source in chosen(sources, name)]
+        return cls(settings, metrics, _launch(wanted, settings, metrics))
 
     @property
     def models(self) -> list[ServedModel]:
@@ -164,6 +166,7 @@ class ModelRegistry:
         finally:
             for model in old.values():
                 self._changing.pop((model.name, model.version), None)
+                self._forget(model)
         logger.info("unloaded %s", name)
 
     async def reload_all(self) -> None:
@@ -192,9 +195,10 @@ class ModelRegistry:
             self._changing[name, version] = IndexEntry(name=name, version=version, state="LOADING")
             self._failed.pop((name, version), None)
         try:
-            return await asyncio.to_thread(_launch, sources, self._settings)
+            return await asyncio.to_thread(_launch, sources, self._settings, self._metrics)
         except LctDeployError as error:
             logger.error("%s was not loaded: %s", sources[0].name, error)
+            self._metrics.load_failures.labels(sources[0].name).inc()
             self._failed |= dict.fromkeys(keys, "it failed its checks")
             raise Problem(
                 400, f"{sources[0].name} failed its checks and was not loaded; the server's log says why"
@@ -205,17 +209,26 @@ class ModelRegistry:
 
     def _retire(self, models: Iterable[ServedModel]) -> None:
         for model in models:
-            task = asyncio.get_running_loop().create_task(model.close())
+            task = asyncio.get_running_loop().create_task(self._close(model))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
+    async def _close(self, model: ServedModel) -> None:
+        await model.close()
+        self._forget(model)
 
-def _launch(sources: Sequence[Source], settings: ServerSettings) -> list[ServedModel]:
+    def _forget(self, model: ServedModel) -> None:
+        """Take away a model's metrics, unless another of its name and version counts in the same."""
+        if model.version not in self._models.get(model.name, {}):
+            self._metrics.forget(model.series)
+
+
+def _launch(sources: Sequence[Source], settings: ServerSettings, metrics: Metrics) -> list[ServedModel]:
     """Ready models of all `sources`, whose engines start side by side; or none."""
     models: list[ServedModel] = []
     try:
         for source in sources:
-            models.append(ServedModel.launch(source.path, settings))  # noqa: PERF401 - ended below
+            models.append(ServedModel.launch(source.path, settings, metrics))  # noqa: PERF401 - ended below
         for model in models:
             model.wait_ready()
     except BaseException:

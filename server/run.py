@@ -1,7 +1,6 @@
 """Run the application until SIGTERM or SIGINT; every request that was accepted is answered first."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ import uvicorn
 
 from lct_deploy.errors import UsageError
 from server.app import build_app
+from server.observability.logs import configure_logging
 from server.service import Service
 from server.settings import ServerSettings
 
@@ -25,7 +25,7 @@ def serve(settings: ServerSettings) -> None:
 
     Raises UsageError where the address cannot be bound, and what `Service.open` raises.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
+    configure_logging(settings.log_level, settings.log_format)
     listener = _bind(settings.host, settings.port)
     with listener:
         service = Service.open(settings)
@@ -34,6 +34,7 @@ def serve(settings: ServerSettings) -> None:
             loop="uvloop",
             http="httptools",
             lifespan="on",
+            log_config=None,  # through our own
             log_level=settings.log_level,
             access_log=False,
             server_header=False,

@@ -22,7 +22,10 @@ from server.engine.config import EngineConfig, EngineInfo
 from server.engine.process import EngineProcess
 from server.engine.slots import Geometry
 from server.engine.statistics import Statistics
-from server.refusals import EngineLostError
+from server.observability.logs import default_format
+from server.observability.metrics import Metrics
+from server.observability.record import current_record
+from server.refusals import EngineAbsentError
 from server.settings import ServerSettings
 
 WATCH_SECONDS = 0.25
@@ -37,8 +40,10 @@ class ServedModel:
     says so before it listens; everything else belongs to the loop that called `start`.
     """
 
-    def __init__(self, config: EngineConfig, settings: ServerSettings, process: EngineProcess) -> None:
-        self._config, self._settings, self._process = config, settings, process
+    def __init__(
+        self, config: EngineConfig, settings: ServerSettings, metrics: Metrics, process: EngineProcess
+    ) -> None:
+        self._config, self._settings, self._metrics, self._process = config, settings, metrics, process
         self._client: EngineClient | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -46,10 +51,9 @@ class ServedModel:
         self._unused = asyncio.Event()
         self._unused.set()
         self._pause = 0.0  # seconds until the next attempt to restart, after one that failed
-        self.restarts = 0
 
     @classmethod
-    def launch(cls, path: Path, settings: ServerSettings) -> Self:
+    def launch(cls, path: Path, settings: ServerSettings, metrics: Metrics) -> Self:
         """Start the engine of the bundle at `path`; it is not ready yet."""
         config = EngineConfig(
             bundle=path,
@@ -64,8 +68,10 @@ class ServedModel:
             instances=settings.instances,
             max_batch=settings.max_batch,
             max_delay=settings.max_delay_ms / 1000,
+            log_level=settings.log_level,
+            log_format=settings.log_format or default_format(),
         )
-        return cls(config, settings, EngineProcess(config))
+        return cls(config, settings, metrics, EngineProcess(config))
 
     def wait_ready(self) -> None:
         """Raises BundleError, RuntimeUnavailableError, ParityError … where the bundle must not be served."""
@@ -98,6 +104,11 @@ class ServedModel:
         return self._info.max_batch
 
     @property
+    def lanes(self) -> int:
+        """Batches that can run side by side."""
+        return self._settings.instances * self.spec.streams
+
+    @property
     def ready(self) -> bool:
         """Whether an engine is there that has answered the golden inputs."""
         return self._client is not None and self._client.connected
@@ -114,19 +125,23 @@ class ServedModel:
     def start(self) -> None:
         """Take requests, and restart the engine whenever it dies or hangs."""
         spec = self._info.spec
+        self.series = self._metrics.model(self.name, self.version)
+        self.series.capacity.set(self._settings.max_queue)
         geometry = Geometry(
             count=self._settings.max_queue,
             height=spec.height,
             width=spec.width,
             classes=spec.num_classes,
         )
-        self._client = EngineClient(geometry, on_lost=self._lost.set)
+        self._client = EngineClient(geometry, on_lost=self._lost.set, on_change=self.series.queue.inc)
         self._client.connect(self._process.attach(self._client.slots))
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     @contextlib.contextmanager
     def lease(self) -> Generator[None]:
         """Keep the engine until the end of a request, even if the model is replaced meanwhile."""
+        if (record := current_record()) is not None:
+            record.model = self.series
         self._leases += 1
         self._unused.clear()
         try:
@@ -142,8 +157,10 @@ class ServedModel:
 
         Raises ServerBusyError where there is none, EngineLostError where no engine will come soon.
         """
+        if (record := current_record()) is not None:
+            record.images += count
         if self._client is None or self._pause:
-            raise EngineLostError(
+            raise EngineAbsentError(
                 "the model's engine cannot be restarted at the moment", round(self._pause) + 1
             )
         with self._client.reserve(count) as reservation:
@@ -157,7 +174,7 @@ class ServedModel:
     async def statistics(self) -> Statistics:
         """What the engine has run since it was last started; raises EngineLostError without one."""
         if self._client is None:
-            raise EngineLostError("the model is not served any more", 1)
+            raise EngineAbsentError("the model is not served any more", 1)
         return await self._client.statistics()
 
     def describe(self) -> str:
@@ -228,7 +245,7 @@ class ServedModel:
                 client.fail_waiting()
                 await asyncio.sleep(self._pause)
         self._pause = 0.0
-        self.restarts += 1
+        self.series.restarts.inc()
         self._lost.clear()
         client.connect(self._process.attach(client.slots))
         logger.warning("the engine of %s is back after %.1f s", self.name, time.monotonic() - died)

@@ -1,14 +1,20 @@
 """What the routes are made of; whoever runs the application drains and reloads through it."""
 
+import asyncio
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from lct_deploy.errors import RuntimeUnavailableError
 from server.auth import ApiKeys
 from server.bodies import Bodies
 from server.decoding import Decoders
 from server.draining import Drain
 from server.models import ModelRegistry
+from server.observability.metrics import Metrics
 from server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from server.observability.tracing import Tracer
 
 CLOSE_SECONDS = 5  # for batches that run when the server stops; requests have had their time by then
 
@@ -19,6 +25,8 @@ class Service:
 
     settings: ServerSettings
     keys: ApiKeys
+    metrics: Metrics
+    tracer: "Tracer | None"
     models: ModelRegistry
     drain: Drain
     decoders: Decoders
@@ -30,10 +38,13 @@ class Service:
 
         Raises UsageError for settings that cannot be used, and what `ModelRegistry.open` raises.
         """
+        keys, tracer, metrics = ApiKeys.of(settings), _open_tracer(settings), Metrics()
         return cls(
             settings=settings,
-            keys=ApiKeys.of(settings),
-            models=ModelRegistry.open(settings),
+            keys=keys,
+            metrics=metrics,
+            tracer=tracer,
+            models=ModelRegistry.open(settings, metrics),
             drain=Drain(),
             decoders=Decoders(settings.decode_threads),
             bodies=Bodies(settings),
@@ -47,3 +58,18 @@ class Service:
         """Answer what has been accepted, then end the engines."""
         await self.models.close(CLOSE_SECONDS)
         self.decoders.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+
+
+def _open_tracer(settings: ServerSettings) -> "Tracer | None":
+    if not settings.otel:
+        return None
+    try:
+        from server.observability.tracing import Tracer
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"LCT_OTEL is on, but the package {error.name} is not installed",
+            hint="pip install 'lct-deploy[otel]'",
+        ) from error
+    return Tracer()

@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import ProviderName, available_cores
+from server.observability.logs import LogFormat
 
 
 class ServerSettings(BaseSettings):
@@ -22,6 +23,10 @@ class ServerSettings(BaseSettings):
         pattern="^(critical|error|warning|info|debug)$",
         description="critical, error, warning, info or debug",
     )
+    log_format: LogFormat | None = Field(
+        default=None, description="json or text; by default text on a terminal, json elsewhere"
+    )
+    otel: bool = Field(default=False, description="send spans, as OpenTelemetry's own variables say")
 
     keys_file: Path | None = Field(
         default=None, description="lines of a group (infer, admin, metrics) and a key"

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.observability.record import request_record
+
 Endpoint = Callable[..., Awaitable[Response]]
 
 
@@ -29,13 +31,14 @@ class Shortcut:
         on_error: Callable[[Request, Exception], Response],
     ) -> None:
         self._app, self._on_error = app, on_error
-        self._routes = [(compile_path(path)[0], endpoint) for path, endpoint in routes.items()]
+        self._routes = [(compile_path(path)[0], path, endpoint) for path, endpoint in routes.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            for pattern, endpoint in self._routes:
+            for pattern, path, endpoint in self._routes:
                 if match := pattern.match(scope["path"]):
                     request = Request(scope, receive)
+                    request_record(request).route = path
                     response = await self._respond(request, endpoint(request, **match.groupdict()))
                     await response(scope, receive, send)
                     return

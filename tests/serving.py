@@ -1,14 +1,16 @@
 """A real server and what tests send it."""
 
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 from PIL import Image
@@ -26,18 +28,30 @@ class Server:
         command = [sys.executable, "-m", "lct_deploy", "serve", *map(str, arguments), "--port", "0"]
         told = {f"LCT_{name.upper()}": str(value) for name, value in settings.items()}
         environment: Mapping[str, str] = {**os.environ, "LCT_DRAIN_SECONDS": "0", **told}
+        # No pipe: one that nobody reads fills up, and the server waits.
+        self._log = os.memfd_create("log")
+        weakref.finalize(self, os.close, self._log)
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         if not self.url:
-            raise AssertionError(self.process.communicate()[1])
+            self.process.communicate()
+            raise AssertionError(self.messages())
+
+    def messages(self) -> str:
+        """What it has written to stderr so far."""
+        return os.pread(self._log, os.fstat(self._log).st_size, 0).decode()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log; each has to be JSON."""
+        return [json.loads(line) for line in self.messages().splitlines()]
 
     def stop(self, how: int = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(how)
-        _, messages = self.process.communicate(timeout=60)
-        return self.process.returncode, messages
+        self.process.communicate(timeout=60)
+        return self.process.returncode, self.messages()
 
     def engines(self) -> list[int]:
         """Process ids of the engines, in the order in which they were started."""

@@ -177,6 +177,8 @@ def test_a_spec_that_no_kernel_can_serve_is_refused() -> None:
         dataclasses.replace(SMALL, groups=5)
     with pytest.raises(UsageError, match="no elements"):
         dataclasses.replace(SMALL, pixels=0)
+    with pytest.raises(UsageError, match="more elements than"):
+        dataclasses.replace(SMALL, pixels=2**31 // SMALL.channels)
     with pytest.raises(UsageError, match="epsilon"):
         dataclasses.replace(SMALL, epsilon=0.0)
 

@@ -198,9 +198,16 @@ def test_what_cuda_launches_computes_the_same(
     """The operator's CUDA kernel on tensors of the CPU, in Triton's interpreter; strides of all kinds."""
     x, identity, w, b = inputs(dtype, memory_format=memory_format)
     sliced = torch.randn(2, 24, 3, 5).to(dtype)[:, ::2]
-    for tensors in ((x, identity), (x, None), (x, identity.contiguous()), (sliced, identity), (x[:0], None)):
-        y = interpreter.call(_cuda, *tensors, w, b, 4, EPSILON, True)
-        wanted = attention_tail(*tensors, w, b, 4, EPSILON, True)
+    apart = torch.stack((w, b), dim=1)
+    for tensors in (
+        (x, identity, w, b),
+        (x, None, w.float(), b.double()),
+        (x, identity.contiguous(), *apart.unbind(dim=1)),
+        (sliced, identity, w, b),
+        (x[:0], None, w, b),
+    ):
+        y = interpreter.call(_cuda, *tensors, 4, EPSILON, True)
+        wanted = attention_tail(*tensors, 4, EPSILON, True)
         assert y.stride() == wanted.stride()
         torch.testing.assert_close(y, wanted, rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
 

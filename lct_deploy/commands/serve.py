@@ -28,6 +28,7 @@ def serve_command(
     intra_op_threads: Annotated[int | None, typer.Option(help="Threads of one inference.")] = None,
     decode_threads: Annotated[int | None, typer.Option(help="Threads that decode images.")] = None,
     log_level: Annotated[str | None, typer.Option(help="critical, error, warning, info or debug.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json, or text as on a terminal.")] = None,
 ) -> None:
     """Serve bundles over HTTP; these options and more can be set as LCT_… in the environment."""
     with extra("serve"):
@@ -49,5 +50,6 @@ def serve_command(
         intra_op_threads=intra_op_threads,
         decode_threads=decode_threads,
         log_level=log_level,
+        log_format=log_format,
     )
     serve(validate(ServerSettings, bundles=tuple(bundles), **chosen))

@@ -3,7 +3,6 @@
 CONFIG is an EngineConfig in JSON; CONTROL a socket and RUNNING the lanes' clocks, inherited descriptors.
 """
 
-import logging
 import mmap
 import os
 import select
@@ -23,6 +22,7 @@ from lct_deploy.runtime import Runtime, open_bundled
 from server.engine.config import BatchSizes, EngineConfig, EngineInfo
 from server.engine.engine import Engine
 from server.engine.process import Failure
+from server.observability.logs import configure_logging
 
 WARM_UP_IMAGES = 4
 ORPHAN_SECONDS = 20
@@ -34,7 +34,7 @@ def main() -> None:
     # The parent ends this process by closing its socket, once every request has been answered.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(format="%(levelname)s:     %(message)s")
+    configure_logging(config.log_level, config.log_format, engine=config.bundle.name)
     try:
         bundle, runtimes = _open(config)
     except LctDeployError as error:

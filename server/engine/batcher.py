@@ -81,6 +81,11 @@ class Batcher:
         """Images that wait."""
         return self._rows
 
+    @property
+    def requests(self) -> int:
+        """Requests with images that wait."""
+        return len(self._queue)
+
     def put(self, request: Request) -> None:
         with self._lock:
             self._queue.append(request)

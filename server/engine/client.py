@@ -29,7 +29,14 @@ from server.engine.messages import (
 from server.engine.rate import CompletionRate
 from server.engine.slots import Geometry, Slots, State
 from server.engine.statistics import Statistics
-from server.refusals import DeadlineError, EngineFailedError, EngineLostError, ServerBusyError
+from server.observability.record import current_record
+from server.refusals import (
+    DeadlineError,
+    EngineAbsentError,
+    EngineFailedError,
+    EngineLostError,
+    ServerBusyError,
+)
 
 T = TypeVar("T")
 
@@ -60,7 +67,10 @@ class EngineClient:
     Outlives the engine's process: what waited when one died goes to the next, in its order.
     """
 
-    def __init__(self, geometry: Geometry, *, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, geometry: Geometry, *, on_lost: Callable[[], None], on_change: Callable[[int], None]
+    ) -> None:
+        """`on_change` hears by how many `outstanding` has changed."""
         self.slots = Slots.create(geometry)
         self._free = list(reversed(range(geometry.count)))
         self._pending: dict[int, _Pending] = {}  # in the order of their submission
@@ -68,7 +78,7 @@ class EngineClient:
         self._link: socket.socket | None = None
         self._unsent: deque[bytes] = deque()
         self._statistics: deque[asyncio.Future[Statistics]] = deque()
-        self._on_lost = on_lost
+        self._on_lost, self._on_change = on_lost, on_change
         self._packet = memoryview(bytearray(LONGEST))
         self._rate = CompletionRate()
         self._idle = asyncio.Event()
@@ -101,6 +111,7 @@ class EngineClient:
             )
         taken = [self._free.pop() for _ in range(count)]
         self._idle.clear()
+        self._on_change(count)
         reservation = Reservation(self, taken)
         try:
             yield reservation
@@ -133,7 +144,7 @@ class EngineClient:
     async def statistics(self) -> Statistics:
         """What the engine has run since it started; raises EngineLostError without one."""
         if self._link is None:
-            raise EngineLostError("the model's engine is being restarted", self.retry_after())
+            raise EngineAbsentError("the model's engine is being restarted", self.retry_after())
         asked: asyncio.Future[Statistics] = asyncio.get_running_loop().create_future()
         self._statistics.append(asked)
         self._send(pack_ask_statistics())
@@ -146,7 +157,7 @@ class EngineClient:
     def fail_waiting(self) -> None:
         """No engine will come soon: answer whoever waits for one."""
         for pending in list(self._pending.values()):
-            self._lose(pending, "the model's engine cannot be restarted at the moment")
+            self._lose(pending, EngineAbsentError("the model's engine cannot be restarted at the moment", 1))
 
     def close(self) -> None:
         self._disconnect()
@@ -219,13 +230,14 @@ class EngineClient:
                 self._pending.pop(pending.id)
                 self._release(pending.slots)
             elif (self.slots.states[list(pending.slots)] == State.RUNNING).any():
-                self._lose(pending, "the model's engine died while it was computing this request")
+                why = "the model's engine died while it was computing this request"
+                self._lose(pending, EngineLostError(why, 1))
         self._on_lost()
 
-    def _lose(self, pending: _Pending, why: str) -> None:
+    def _lose(self, pending: _Pending, why: EngineLostError) -> None:
         del self._pending[pending.id]
         if not pending.answer.done():
-            pending.answer.set_exception(EngineLostError(why, 1))
+            pending.answer.set_exception(why)
         self._release(pending.slots)
 
     def _disconnect(self) -> None:
@@ -244,6 +256,7 @@ class EngineClient:
 
     def _release(self, slots: Sequence[int]) -> None:
         self._free.extend(slots)
+        self._on_change(-len(slots))
         if not self.outstanding:
             self._idle.set()
 
@@ -263,7 +276,11 @@ class Reservation:
         for slot, image in zip(used, images, strict=True):
             self._client.slots.images[slot] = image
         del self._slots[: len(images)]
-        return await self._client.infer(used, deadline)
+        submitted = time.perf_counter()
+        inference = await self._client.infer(used, deadline)
+        if (record := current_record()) is not None:
+            record.inferred(inference, submitted)
+        return inference
 
     def unused(self) -> list[int]:
         """Slots that no image was put into."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec
+from server.observability.logs import LogFormat
 
 
 class EngineConfig(BaseModel):
@@ -21,6 +22,8 @@ class EngineConfig(BaseModel):
     instances: int = Field(ge=1, description="copies of the model, each running batches of its own")
     max_batch: int | None = Field(default=None, ge=1, description="None: what pays with this runtime")
     max_delay: float = Field(ge=0, description="seconds that a batch waits to be filled")
+    log_level: str = "info"
+    log_format: LogFormat = "text"
 
 
 class EngineInfo(BaseModel):

@@ -180,7 +180,8 @@ class Engine:
             if request is not None and self._batcher.cancel(request):
                 self.end([request])
         else:
-            connection.send(pack_statistics(self._recorder.snapshot().model_dump_json().encode()))
+            statistics = self._recorder.snapshot(pending=self._batcher.requests)
+            connection.send(pack_statistics(statistics.model_dump_json().encode()))
 
     def _drop(self, connection: Connection) -> None:
         """Its process has gone: nobody waits for its requests."""
@@ -238,7 +239,11 @@ class Lane:
         for part in batch.parts:
             part.request.compute_seconds += computed - gathered
         self._engine.recorder.execution(
-            batch.rows, gathered - began, computed - gathered, time.perf_counter() - computed
+            batch.rows,
+            len(batch.parts),
+            gathered - began,
+            computed - gathered,
+            time.perf_counter() - computed,
         )
 
     def _gather(self, batch: Batch) -> NDArray[np.uint8]:

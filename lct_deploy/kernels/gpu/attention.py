@@ -44,9 +44,9 @@ def _normalized(z, channel, SPAN: tl.constexpr, GROUP: tl.constexpr, EPSILON: tl
 
 @triton.jit
 def _gate(normalized, w, b, channel, inside):
-    """Equation (4) and the σ of (5)."""
-    scale = tl.load(w + channel, mask=inside, other=0.0)
-    shift = tl.load(b + channel, mask=inside, other=0.0)
+    """Equation (4) and the σ of (5); w and b may have other types."""
+    scale = tl.load(w + channel, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(b + channel, mask=inside, other=0.0).to(tl.float32)
     return tl.sigmoid(scale * normalized + shift)
 
 
@@ -137,6 +137,15 @@ def _part(
 
 
 @triton.jit
+def _places(
+    pixel, channel, inside, PIXELS: tl.constexpr, CHANNEL_STRIDE: tl.constexpr, PIXEL_STRIDE: tl.constexpr
+):
+    """Where the elements of a tile lie, and which of them there are."""
+    offset = pixel[:, None] * PIXEL_STRIDE + channel[None, :] * CHANNEL_STRIDE
+    return offset, inside[None, :] & (pixel < PIXELS)[:, None]
+
+
+@triton.jit
 def attention_sums(
     x,
     partials,
@@ -159,8 +168,7 @@ def attention_sums(
     total = tl.zeros((TILE, WIDTH), tl.float32)
     for index in range(TILES):
         pixel = (pixel_range * TILES + index) * TILE + tl.arange(0, TILE)
-        offset = pixel[:, None] * PIXEL_STRIDE + channel[None, :] * CHANNEL_STRIDE
-        mask = inside[None, :] & (pixel < PIXELS)[:, None]
+        offset, mask = _places(pixel, channel, inside, PIXELS, CHANNEL_STRIDE, PIXEL_STRIDE)  # pyright: ignore
         total += tl.load(x + start + offset, mask=mask, other=0.0).to(tl.float32)
     row = (sample * RANGES + pixel_range) * CHANNELS + span
     tl.store(partials + row + channel, tl.sum(total, axis=0), mask=inside)
@@ -220,8 +228,7 @@ def attention_scale(
     start = sample * (CHANNELS * PIXELS) + span * CHANNEL_STRIDE
     for index in range(TILES):
         pixel = (pixel_range * TILES + index) * TILE + tl.arange(0, TILE)
-        offset = pixel[:, None] * PIXEL_STRIDE + channel[None, :] * CHANNEL_STRIDE
-        mask = inside[None, :] & (pixel < PIXELS)[:, None]
+        offset, mask = _places(pixel, channel, inside, PIXELS, CHANNEL_STRIDE, PIXEL_STRIDE)  # pyright: ignore
         tile = tl.load(x + start + offset, mask=mask, other=0.0)
         _write(tile, gate, identity, y, start, offset, mask, RELU)
 

@@ -9,6 +9,9 @@ from lct_deploy.errors import UsageError
 ElementType = Literal["fp32", "fp16", "bf16"]
 Layout = Literal["nhwc", "nchw"]
 
+# Within a sample the kernels count in 32 bits.
+MAX_ELEMENTS = 2**31 - 1
+
 ITEM_BYTES: dict[ElementType, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -19,7 +22,8 @@ class KernelSpec:
     X, identity and Y have the type `dtype` and the order `layout` in memory, w and b float32; what
     lies between is float32. Without `residual` nothing is added, without `relu` nothing cut off.
 
-    Raises ArchitectureError where the groups do not fit the channels, UsageError for sizes below 1.
+    Raises ArchitectureError where the groups do not fit the channels, UsageError for sizes below 1 or of
+    more elements than can be counted.
     """
 
     channels: int
@@ -34,6 +38,11 @@ class KernelSpec:
     def __post_init__(self) -> None:
         if self.channels < 1 or self.pixels < 1:
             raise UsageError(f"a tensor of {self.channels} channels × {self.pixels} pixels has no elements")
+        if self.channels * self.pixels > MAX_ELEMENTS:
+            raise UsageError(
+                f"a tensor of {self.channels} channels × {self.pixels} pixels has more elements than the "
+                f"attention kernels can count: {MAX_ELEMENTS}"
+            )
         if not self.epsilon > 0:
             raise UsageError(f"epsilon is {self.epsilon}; it must be positive")
         legal = legal_groups((self.channels,))

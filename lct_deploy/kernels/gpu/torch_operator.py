@@ -94,7 +94,7 @@ def _cuda(
         relu=relu,
         epsilon=epsilon,
     )
-    tensors = {"x": x.contiguous(memory_format=order), "w": w.float(), "b": b.float(), "y": y}
+    tensors = {"x": x.contiguous(memory_format=order), "w": w.contiguous(), "b": b.contiguous(), "y": y}
     if identity is not None:
         tensors["identity"] = identity.contiguous(memory_format=order)
     _launch(spec, tensors)
