@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Generator
@@ -305,6 +306,21 @@ def test_an_unchanged_input_is_not_built_again(quick_cli: QuickCli, compiled: Pa
     assert "nothing has changed since it was built" in done.stderr
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert set(before) == set(compiled.rglob("*.*"))
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"half"), Path.unlink])
+def test_a_damaged_engine_is_built_again_by_the_command_that_its_refusal_names(
+    quick_cli: QuickCli, compiled: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(compiled / engine_of(compiled, "fp16").path)
+    refused = quick_cli("inspect", compiled)
+    assert refused.returncode == 1
+    command = shlex.split(refused.stderr.splitlines()[1])
+    assert command[:2] == ["lct-deploy", "compile"]
+    assert quick_cli(*command[1:]).returncode == 0
+    engine = engine_of(compiled, "fp16")
+    assert (engine.gpu, engine.profiles) == ("sm89,sm120", (Profile(min=1, opt=8, max=64),))
+    assert_no_strays(compiled)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def _compile(request: _Request, work: Path) -> Manifest:
     bundle, options = request.bundle, request.options
     graph = _graph(request, work)
     model = _with_plugins(request, graph.model) if options.attention == "plugin" else graph.model
-    if found := find_build(bundle.manifest.artifacts, _key(request, model)):
+    found = find_build(bundle.manifest.artifacts, _key(request, model))
+    if found is not None and bundle.is_whole(found):
         request.announce(f"{found.path}: nothing has changed since it was built, it is not built again")
         return bundle.manifest
     check_size(model, options.profiles)
