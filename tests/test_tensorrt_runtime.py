@@ -413,6 +413,17 @@ def test_a_damaged_engine_whose_hash_is_right_is_refused_in_its_own_words(
         opened(bundle)
 
 
+def test_too_little_memory_to_load_an_engine_is_not_said_to_be_damage(gpu: FakeGpu, bundle: Path) -> None:
+    gpu.lacks_memory = True
+    with pytest.raises(DeviceError, match=r"cannot load this engine: .*OutOfMemory[\s\S]*serve --streams 1"):
+        opened(bundle)
+
+
+def test_tensorrt_is_asked_for_contexts_as_its_first_versions_are(gpu: FakeGpu, bundle: Path) -> None:
+    opened(bundle).close()
+    assert {context.config for context in gpu.plans[0].contexts} == {"user"}
+
+
 def test_an_engine_that_changed_after_it_was_built_is_not_opened(gpu: FakeGpu, bundle: Path) -> None:
     engine = next((bundle / "engines").iterdir())
     engine.write_bytes(engine.read_bytes() + b"\0")
