@@ -347,6 +347,7 @@ def test_engines_that_are_refused(
         ({}, "11.3.9", GPU, False),
         ({}, VERSION, "sm80", False),
         ({"version compatible": "yes"}, "11.3.9", GPU, True),
+        ({"version compatible": "yes"}, "11.3.9.post1", GPU, True),
         ({"version compatible": "yes"}, "11.10.0", GPU, False),
         ({"version compatible": "yes"}, "10.13.0", GPU, False),
         ({"hardware compatible": "yes"}, VERSION, "sm80", True),

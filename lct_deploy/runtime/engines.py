@@ -1,5 +1,6 @@
 """Which of a bundle's engines runs here, and why the others do not."""
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def _runs_version(engine: Artifact, built: str, here: str) -> bool:
     """A version-compatible engine runs on its own version and all later ones of the same major."""
     if not is_version_compatible(engine):
         return built == here
-    old, new = (tuple(map(int, version.split("."))) for version in (built, here))
+    old, new = (tuple(map(int, re.findall(r"\d+", version))) for version in (built, here))
     return old[0] == new[0] and old <= new
 
 
