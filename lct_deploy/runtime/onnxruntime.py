@@ -1,5 +1,6 @@
 """ONNX Runtime: portable and compiled graphs on the CPU, graphs on NVIDIA GPUs through its providers."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -84,6 +85,8 @@ def _load_libraries(provider: ProviderName) -> None:
     if provider != "cpu":
         onnxruntime.preload_dlls(directory="")
     if provider == "tensorrt":
+        # It lets TensorRT round float32 to tf32, which is over the limit of fp32 and has no option.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         load_flavour("tensorrt")
 
 
