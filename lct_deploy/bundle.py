@@ -8,6 +8,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from lct_deploy.atomic import atomic_file, sha256_file
 from lct_deploy.errors import BundleError
 from lct_deploy.manifest import SCHEMA_VERSION, Artifact, FileRecord, Manifest, Precision
+from lct_deploy.rebuild import compile_command, export_command
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -39,6 +41,10 @@ class Bundle:
 
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
+
+    def is_whole(self, record: FileRecord) -> bool:
+        """Whether a file is there and has the hash that it must have."""
+        return self.file(record).is_file() and sha256_file(self.file(record)) == record.sha256
 
     def artifact(
         self, runtime: str, precision: Precision | None = None, *, spelled_for: str | None = None
@@ -80,12 +86,17 @@ class Bundle:
         return artifact
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Raises BundleError for a bundle that is absent, incomplete, changed or of another schema."""
-    manifest = read_manifest(path)
-    for record in (*manifest.artifacts, manifest.golden):
-        _check_file(path, record)
-    return Bundle(path=path, manifest=manifest)
+def open_bundle(path: Path, *, compiled: bool = True) -> Bundle:
+    """Raises BundleError for a bundle that is absent, incomplete, changed or of another schema.
+
+    Not `compiled`: what was compiled may be damaged, for it is to be compiled again.
+    """
+    bundle = Bundle(path=path, manifest=read_manifest(path))
+    for record in (*bundle.manifest.artifacts, bundle.manifest.golden):
+        _check_place(path, record)
+        if compiled or not _is_compiled(record):
+            _check_content(bundle, record)
+    return bundle
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -100,35 +111,39 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: no such bundle (a directory with a {MANIFEST})")
     file = path / MANIFEST
     if not file.is_file():
-        raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}", hint=_rebuild(path))
+        raise BundleError(f"{path}: not a bundle, it has no {MANIFEST}", hint=export_command(path))
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise BundleError(f"{file}: not JSON: {error}", hint=_rebuild(path)) from error
+        raise BundleError(f"{file}: not JSON: {error}", hint=export_command(path)) from error
     version = content.get("schema_version") if isinstance(content, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"{file}: schema version {version}, this lct-deploy reads {SCHEMA_VERSION}", hint=_rebuild(path)
+            f"{file}: schema version {version}, this lct-deploy reads {SCHEMA_VERSION}",
+            hint=export_command(path),
         )
     try:
         return Manifest.model_validate(content, strict=False)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
-        raise BundleError(f"{file}: not a valid manifest: {'; '.join(lines)}", hint=_rebuild(path)) from error
-
-
-def _check_file(root: Path, record: FileRecord) -> None:
-    file = root / record.path
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"{root}: {record.path} leads outside the bundle")
-    if not file.is_file():
-        raise BundleError(f"{root}: {record.path} is missing", hint=_rebuild(root))
-    if sha256_file(file) != record.sha256:
         raise BundleError(
-            f"{root}: {record.path} has changed since it was verified (its SHA-256 differs)",
-            hint=_rebuild(root),
-        )
+            f"{file}: not a valid manifest: {'; '.join(lines)}", hint=export_command(path)
+        ) from error
 
 
-def _rebuild(path: Path) -> str:
-    return f"rebuild it: lct-deploy export CHECKPOINT -o {shlex.quote(str(path))} --overwrite"
+def _is_compiled(record: FileRecord) -> TypeGuard[Artifact]:
+    return isinstance(record, Artifact) and record.kind == "compiled"
+
+
+def _check_place(root: Path, record: FileRecord) -> None:
+    if not (root / record.path).resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{root}: {record.path} leads outside the bundle")
+
+
+def _check_content(bundle: Bundle, record: FileRecord) -> None:
+    if bundle.is_whole(record):
+        return
+    root, there = bundle.path, bundle.file(record).is_file()
+    what = "has changed since it was verified (its SHA-256 differs)" if there else "is missing"
+    hint = compile_command(root, record) if _is_compiled(record) else export_command(root)
+    raise BundleError(f"{root}: {record.path} {what}", hint=hint)

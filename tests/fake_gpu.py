@@ -157,7 +157,7 @@ class FakeDriver:
 class FakeContext:
     """Runs one shape at a time, from and to the addresses that it was given."""
 
-    def __init__(self, plan: "FakePlan", config: SimpleNamespace) -> None:
+    def __init__(self, plan: "FakePlan", config: Any) -> None:
         self._plan, self.config = plan, config
         self._addresses: dict[str, int] = {}
         self._scratch = self._batch = 0
@@ -240,7 +240,8 @@ class FakePlan:
         config.set_runtime_cache = partial(setattr, config, "cache")
         return config
 
-    def create_execution_context(self, config: SimpleNamespace) -> FakeContext:
+    def create_execution_context(self, config: Any) -> FakeContext:
+        """`config` is a strategy or, which RTX alone has here, a runtime configuration."""
         if cache := getattr(config, "cache", None):
             cache.kernels += b"k"
         self.contexts.append(FakeContext(self, config))
@@ -273,6 +274,7 @@ class FakeGpu:
         self.driver = FakeDriver()
         self.plans: list[FakePlan] = []
         self.profiles = profiles
+        self.lacks_memory = False
         trt: Any = SimpleNamespace(
             ILogger=FakeLogger,
             Runtime=self._runtime,
@@ -292,6 +294,9 @@ class FakeGpu:
         return SimpleNamespace(deserialize_cuda_engine=partial(self._load, log))
 
     def _load(self, log: Any, data: bytes) -> FakePlan | None:
+        if self.lacks_memory:
+            log.log(ERROR, "Error Code 2: OutOfMemory (Requested size was 9e9 bytes.)")
+            return None
         try:
             plan = FakePlan(data, self.driver, self.flavour.module, log, self.profiles)
         except Exception as error:  # onnxruntime's have no base class

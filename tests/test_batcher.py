@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from lct_deploy.errors import UsageError
 from lct_deploy.runtime.base import RuntimeSpec
 from server.engine.batcher import Batch, Batcher, Request
 from server.engine.config import BatchSizes
@@ -177,3 +178,10 @@ def test_batch_sizes_follow_the_runtime(
     compiled: tuple[int, ...], pads: bool, asked: int | None, largest: int, only: tuple[int, ...]
 ) -> None:
     assert BatchSizes.of(spec(compiled, pads=pads), asked) == BatchSizes(largest=largest, only=only)
+
+
+def test_more_images_than_an_engine_takes_are_refused_with_the_command_that_mends_it() -> None:
+    with pytest.raises(
+        UsageError, match=r"at most 64 images at once\n--max-batch 64, or lct-deploy compile .*:128$"
+    ):
+        BatchSizes.of(spec((1, 4, 64), pads=True), 128)

@@ -73,6 +73,11 @@ def test_without_an_identity_no_pointer_to_it_is_taken() -> None:
     assert kernel.arguments == ("x", "w", "b", "y")
 
 
+@pytest.mark.parametrize(("gpu", "made_for"), [(87, 86), (100, 90), (121, 120)])
+def test_gpus_between_take_the_kernels_of_the_next_lower(gpu: int, made_for: int) -> None:
+    assert compile_kernel(SMALL, gpu) == compile_kernel(SMALL, made_for)
+
+
 def test_a_target_without_kernels_is_refused() -> None:
     with pytest.raises(UsageError, match="sm75"):
         compile_kernel(SMALL, 75)

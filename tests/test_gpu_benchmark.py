@@ -4,12 +4,17 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import benchmarks.gpu.__main__ as program
+from benchmarks.gpu import networks
 from benchmarks.gpu.plan import (
     KERNEL,
     PRECISIONS,
@@ -22,20 +27,27 @@ from benchmarks.gpu.plan import (
     groups,
     kernel_cases,
 )
+from benchmarks.gpu.prepared import fold_batch_norm
 from benchmarks.gpu.records import (
     KernelResult,
     Result,
     Times,
     append,
+    beside_plain,
     completed,
     handed_over,
     planned,
     row,
     status_of,
 )
+from benchmarks.gpu.runners import Runner, compile_whole
 from benchmarks.rows import read_rows, write_rows
+from lct_deploy.architecture import model_config
 from lct_deploy.errors import DeviceError, RuntimeUnavailableError
+from lct_deploy.models.classifier import ImageClassifier
+from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.runtime.flavours import gpu_capability
+from tests.conftest import random_network
 
 ROOT = Path(__file__).parent.parent
 RUNTIMES = tuple(PRECISIONS)
@@ -98,6 +110,102 @@ def test_a_kernels_row_has_its_share_of_the_copy() -> None:
     assert row(case, result)["share_of_copy"] == 0.9
     assert row(case, KernelResult(status="no time left"))["share_of_copy"] is None
     assert set(asdict(case)) <= set(row(case, result))
+
+
+def timed(case: Case, milliseconds: float, *, device: float = 0.0, status: str = "ok") -> dict[str, Any]:
+    times = Times.of([device]) if device else Times()
+    return row(case, Result(status=status, max_rel_error=1e-6, host=Times.of([milliseconds]), device=times))
+
+
+def test_networks_stand_beside_the_plain_one_of_their_turn() -> None:
+    plain, fused, native = (c for c in groups("torch compile")[0].cases)
+    (other, *_) = groups("torch compile")[1].cases
+    rows = [
+        timed(plain, 9.0, device=2.0),
+        timed(fused, 9.0, device=2.1),
+        timed(native, 9.0, device=3.0, status="wrong: cosine 0.5"),
+        timed(other, 9.0, device=8.0),
+    ]
+    assert [r["times_plain"] for r in beside_plain(rows)] == [1.0, 1.05, None, 1.0]
+    assert beside_plain(rows[1:2])[0]["times_plain"] is None
+    assert beside_plain([timed(plain, 4.0), timed(fused, 5.0)])[1]["times_plain"] == 1.25
+    assert "1.050 times the plain network" in program.summary(beside_plain(rows), [])[1]
+
+
+def test_images_a_second_count_from_the_host_for_every_runtime() -> None:
+    """What is on the device alone, only PyTorch tells."""
+    case = groups("torch eager")[0].cases[0]
+    assert timed(case, 16.0, device=8.0)["images_per_second"] == case.batch / 16e-3
+
+
+def test_what_is_wrong_is_counted_and_not_shown_as_a_measurement() -> None:
+    case, kernel = groups("tensorrt")[0].cases[0], kernel_cases()[0]
+    nan = row(case, Result(status="wrong: NaN or infinite logits", host=Times.of([1.0])))
+    result = KernelResult(status="wrong: relative error 1", copy_gigabytes_per_second=1.0)
+    assert program.summary(beside_plain([nan]), [row(kernel, result)]) == [
+        "1 cases: wrong: NaN or infinite logits",
+        "1 cases: wrong: relative error 1",
+    ]
+
+
+@pytest.mark.parametrize("arch", ["resnet26", "lct_resnet20"])
+def test_folding_the_batch_norms_leaves_none_and_the_same_answers(arch: str) -> None:
+    network = random_network(model_config(arch, num_classes=10))
+    x = torch.randn(2, 3, 32, 32)
+    wanted = network(x)
+    folded = fold_batch_norm(network)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(folded(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_pytorch_would_run_uncompiled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_network(model_config("lct_resnet20", num_classes=10))
+    classifier = ImageClassifier(network, Preprocessing(resize=32, crop=32))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    run = compile_whole(classifier)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.inference_mode():
+        assert run(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, 10)
+        with pytest.raises(Exception, match="fullgraph=True"):
+            run(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+
+
+def runner(infer: Any) -> Runner:
+    return Runner(infer=infer, launch=None, close=lambda: None)
+
+
+def test_parity_is_of_whole_batches(tmp_path: Path) -> None:
+    """The first call pays for the others: one of a smaller batch would pay for something else."""
+    images = np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 2, 2, 3)
+    logits = np.eye(5, dtype=np.float32)
+    np.savez(tmp_path / "resnet50.npz", images=images, logits=logits)
+    seen: list[int] = []
+
+    def infer(batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        return logits[batch[:, 0, 0, 0]]
+
+    case = Case(runtime="tensorrt", attention="none", precision="fp32", batch=8)
+    assert networks._parity(case, runner(infer), tmp_path).status == "ok"
+    assert seen == [8]
+
+
+def test_a_network_that_fails_costs_the_others_nothing() -> None:
+    def fails(batch: np.ndarray) -> np.ndarray:
+        raise DeviceError("inference: cudaErrorLaunchFailure")
+
+    def works(batch: np.ndarray) -> np.ndarray:
+        return batch
+
+    first, second, _ = groups("tensorrt")[0].cases
+    opened = [
+        networks._Open(case=case, runner=runner(infer), parity=Result(status="ok"))
+        for case, infer in ((first, fails), (second, works))
+    ]
+    networks._time(opened, np.zeros((1, 2, 2, 3), np.uint8), lambda: 0.0)
+    bad, good = map(networks._result, opened)
+    assert bad.status == "failed on the GPU: inference: cudaErrorLaunchFailure"
+    assert (good.status, good.host.rounds) == ("ok", networks.LEAST_ROUNDS)
 
 
 @pytest.mark.parametrize(

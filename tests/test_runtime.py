@@ -1,7 +1,9 @@
 """Every runtime behind the one protocol: the same answers, the same refusals."""
 
 import json
+import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,21 @@ def test_a_provider_that_onnxruntime_goes_on_without_is_refused(
         RuntimeUnavailableError, match=r"cannot start its CUDA.*run on CPUExecutionProvider instead\n.*driver"
     ):
         open_artifact("onnxruntime", demo_bundle / "model.onnx", RuntimeOptions(provider="cuda"))
+
+
+def test_the_tensorrt_provider_has_tensorrt_loaded_for_it(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wheel keeps the libraries where only importing it finds them; float32 stays float32."""
+    if find_spec("tensorrt") is not None:
+        pytest.skip("tensorrt is installed")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # which is undone with the test
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    claimed = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
+    with pytest.raises(RuntimeUnavailableError, match=r"tensorrt is not installed\npip install"):
+        open_artifact("onnxruntime", demo_bundle / "model.onnx", RuntimeOptions(provider="tensorrt"))
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 def test_input_and_output_may_be_bound(demo_bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import shutil
 import signal
 from collections.abc import Callable, Generator
@@ -305,6 +306,25 @@ def test_an_unchanged_input_is_not_built_again(quick_cli: QuickCli, compiled: Pa
     assert "nothing has changed since it was built" in done.stderr
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert set(before) == set(compiled.rglob("*.*"))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_damaged_engine_is_built_again_by_the_command_that_its_refusal_names(
+    quick_cli: QuickCli, compiled: Path, missing: bool
+) -> None:
+    file = compiled / engine_of(compiled, "fp16").path
+    if missing:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:1000])
+    refused = quick_cli("inspect", compiled)
+    assert refused.returncode == 1
+    command = shlex.split(refused.stderr.splitlines()[1])
+    assert command[:2] == ["lct-deploy", "compile"]
+    assert quick_cli(*command[1:]).returncode == 0
+    engine = engine_of(compiled, "fp16")
+    assert (engine.gpu, engine.profiles) == ("sm89,sm120", (Profile(min=1, opt=8, max=64),))
+    assert_no_strays(compiled)
 
 
 @pytest.mark.parametrize(

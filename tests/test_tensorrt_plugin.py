@@ -251,7 +251,6 @@ def test_a_plugin_survives_serialization(rtx: Flavour, residual: bool) -> None:
     again = registered.create_plugin("node", fields, trt.TensorRTPhase.RUNTIME)
     assert again.embedded == plugin.embedded
     assert (again.plugin_name, again.plugin_namespace, again.plugin_version) == (name, "lct", "1")
-    assert again.attach_to_context(None).embedded == plugin.embedded
 
 
 def test_registering_twice_changes_nothing(rtx: Flavour) -> None:
@@ -386,6 +385,15 @@ def test_enqueue_launches_a_kernel_with_its_pointers_in_order(rtx: Flavour, fake
         assert (shared, stream, extra) == (kernel.shared_bytes, 99, 0)
         assert values == pointers
         assert len(types) == len(values)
+
+
+def test_kernels_are_loaded_before_a_graph_can_be_captured(rtx: Flavour, fake: Driver) -> None:
+    fake.context = 17
+    plugin = created(rtx, TWO_KERNELS).attach_to_context(None)
+    assert plugin.embedded.spec == TWO_KERNELS
+    assert len(fake.loaded) == 2
+    enqueue(plugin)
+    assert (len(fake.loaded), len(fake.launches)) == (2, 2)
 
 
 def test_enqueue_launches_both_passes_on_one_workspace(rtx: Flavour, fake: Driver) -> None:

@@ -5,6 +5,7 @@ What a real GPU answers is tested in tests/gpu.
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from exporters.verify import verify_bundle
 from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError, UsageError
 from lct_deploy.manifest import Artifact, EngineBuild, Profile
+from lct_deploy.rebuild import compile_command
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact, open_bundled
 from lct_deploy.runtime.engine import load_engine
-from lct_deploy.runtime.engines import Place, misfits, rebuild_command
+from lct_deploy.runtime.engines import Place, misfits
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli
@@ -345,6 +347,7 @@ def test_engines_that_are_refused(
         ({}, "11.3.9", GPU, False),
         ({}, VERSION, "sm80", False),
         ({"version compatible": "yes"}, "11.3.9", GPU, True),
+        ({"version compatible": "yes"}, "11.3.9.post1", GPU, True),
         ({"version compatible": "yes"}, "11.10.0", GPU, False),
         ({"version compatible": "yes"}, "10.13.0", GPU, False),
         ({"hardware compatible": "yes"}, VERSION, "sm80", True),
@@ -356,7 +359,13 @@ def test_compatible_engines_run_in_more_places(
 ) -> None:
     engine = described(options, built, gpu)
     assert (not misfits(engine, Place(version=VERSION, gpu=GPU))) == fits
-    assert ("--version-compatible" in rebuild_command(Path("b"), engine)) == ("version compatible" in options)
+    again = compile_command(Path("b"), engine)
+    assert ("--version-compatible" in again) == ("version compatible" in options)
+    assert ("--hardware-compatible" in again) == ("hardware compatible" in options)
+
+
+def test_a_rebuild_looks_as_long_for_fast_kernels() -> None:
+    assert compile_command(Path("b"), described({"opt level": "2"}, VERSION, GPU)).endswith(" --opt-level 2")
 
 
 def test_hardware_compatible_engines_want_an_ampere_gpu_at_least() -> None:
@@ -405,10 +414,27 @@ def test_a_damaged_engine_whose_hash_is_right_is_refused_in_its_own_words(
         opened(bundle)
 
 
+def test_too_little_memory_to_load_an_engine_is_not_said_to_be_damage(gpu: FakeGpu, bundle: Path) -> None:
+    gpu.lacks_memory = True
+    with pytest.raises(DeviceError, match=r"cannot load this engine: .*OutOfMemory[\s\S]*serve --streams 1"):
+        opened(bundle)
+
+
+def test_tensorrt_is_asked_for_contexts_as_its_first_versions_are(gpu: FakeGpu, bundle: Path) -> None:
+    opened(bundle).close()
+    assert {context.config for context in gpu.plans[0].contexts} == {"user"}
+
+
 def test_an_engine_that_changed_after_it_was_built_is_not_opened(gpu: FakeGpu, bundle: Path) -> None:
     engine = next((bundle / "engines").iterdir())
     engine.write_bytes(engine.read_bytes() + b"\0")
-    with pytest.raises(BundleError, match="has changed since it was verified"):
+    command = (
+        rf"lct-deploy compile {re.escape(str(bundle))} --runtime tensorrt --precision fp32 --batch 1:2:4$"
+    )
+    with pytest.raises(BundleError, match=rf"has changed since it was verified .*\n{command}"):
+        opened(bundle)
+    engine.unlink()
+    with pytest.raises(BundleError, match=rf"is missing\n{command}"):
         opened(bundle)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.environment import gpu_environment
 from benchmarks.gpu.plan import KERNEL, PREPARE, SECTIONS, TOTAL_SECONDS, Section, allowance
-from benchmarks.gpu.records import completed, handed_over
+from benchmarks.gpu.records import beside_plain, completed, handed_over
 from benchmarks.rows import RESULTS, write_rows
 
 WORKER = ("-m", "benchmarks.gpu.worker")
@@ -31,9 +31,11 @@ def main() -> None:
     gpu = gpu_environment()
     if gpu is None:
         sys.exit("error: no NVIDIA GPU can be used here\nnvidia-smi shows the driver and its GPUs")
+    arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"{gpu['gpu']}, driver {gpu['driver']}: at most {arguments.seconds:.0f} s", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="lct-bench.") as directory:
         rows = run_all(Path(directory), arguments.seconds)
+    rows["networks"] = beside_plain(rows["networks"])
     write_rows(arguments.output / "gpu_networks.csv", rows["networks"], also=gpu)
     write_rows(arguments.output / "gpu_kernel.csv", rows["kernel"], also=gpu)
     for line in summary(rows["networks"], rows["kernel"]):
@@ -93,14 +95,15 @@ def summary(networks: list[dict[str, Any]], kernel: list[dict[str, Any]]) -> lis
         f"{r['runtime']:<17} {r['attention']:<7} {r['precision']:<5} batch {r['batch']:>3}: "
         f"{r['images_per_second']:>9} images/s, host {r['host_median_ms']:.3f} ms, "
         f"max relative error {r['max_rel_error']:.1e}"
+        + (f", {r['times_plain']:.3f} times the plain network" if r.get("times_plain") else "")
         for r in networks
-        if r["images_per_second"]
+        if r["status"] == "ok" and r["images_per_second"]
     ]
     lines += [
         f"kernel {r['form']:<6} stage {r['stage']} {r['dtype']} {r['layout']} batch {r['batch']:>3}: "
         f"{r['gigabytes_per_second']:>7} GB/s, {r['share_of_copy']:.0%} of a copy"
         for r in kernel
-        if r["share_of_copy"]
+        if r["status"] == "ok"
     ]
     reasons: dict[str, int] = {}
     for r in (*networks, *kernel):

@@ -27,6 +27,7 @@ class _Open:
     case: Case
     runner: Runner
     parity: Result
+    failed: str | None = None  # while it was timed
     host: list[float] = field(default_factory=list[float])
     device: list[float] = field(default_factory=list[float])
 
@@ -50,15 +51,21 @@ def _group(group: Group, work: Path, deadline: Callable[[], float]) -> Iterator[
             except Exception as error:  # whatever a runtime raises becomes its row
                 yield row(case, Result(status=status_of(error)))
         images = np.random.default_rng(0).integers(0, 256, (group.batch, SIZE, SIZE, 3), dtype=np.uint8)
-        failed = _time(opened, images, deadline)
+        _time(opened, images, deadline)
     for one in opened:
-        yield row(one.case, _result(one, failed))
+        yield row(one.case, _result(one))
 
 
 def _parity(case: Case, runner: Runner, work: Path) -> Result:
-    """Against PyTorch's float32 logits on the CPU; also the first call, which pays for all others."""
+    """Against PyTorch's float32 logits on the CPU; also the first call, which pays for all others.
+
+    Whole batches, where need be of the same images again: a smaller one might run other code.
+    """
     reference = load_reference(work, case.attention)
-    (logits,) = in_batches(lambda x: [runner.infer(x)], reference.images, case.batch)
+    count, size = len(reference.images), reference.images.shape[1:]
+    images = np.resize(reference.images, (max(count, case.batch), *size))
+    (logits,) = in_batches(lambda x: [runner.infer(x)], images, case.batch)
+    logits = logits[:count]
     if not np.isfinite(logits).all():
         return Result(status="wrong: NaN or infinite logits")
     found = compare_logits(reference.logits, logits, None)
@@ -70,20 +77,23 @@ def _parity(case: Case, runner: Runner, work: Path) -> Result:
     )
 
 
-def _time(opened: list[_Open], images: np.ndarray, deadline: Callable[[], float]) -> str | None:
-    """Fill the samples of all; returns what went wrong on the way."""
+def _time(opened: list[_Open], images: np.ndarray, deadline: Callable[[], float]) -> None:
+    """Fill the samples of all, in turn; one that fails is left out from then on."""
     until = time.perf_counter() + SECONDS * len(opened)
     rounds = 0
+    while rounds < LEAST_ROUNDS or (time.perf_counter() < until and deadline() > 0):
+        for one in [one for one in opened if one.failed is None]:
+            _sample(one, images)
+        rounds += 1
+
+
+def _sample(one: _Open, images: np.ndarray) -> None:
     try:
-        while rounds < LEAST_ROUNDS or (time.perf_counter() < until and deadline() > 0):
-            for one in opened:
-                one.host.append(_host(one.runner, images))
-                if one.runner.launch is not None:
-                    one.device.append(_device(one.runner.launch))
-            rounds += 1
+        one.host.append(_host(one.runner, images))
+        if one.runner.launch is not None:
+            one.device.append(_device(one.runner.launch))
     except Exception as error:  # as above
-        return status_of(error)
-    return None
+        one.failed = status_of(error)
 
 
 def _host(runner: Runner, images: np.ndarray) -> float:
@@ -106,10 +116,10 @@ def _device(launch: Callable[[], object]) -> float:
     return begin.elapsed_time(end) / LAUNCHES
 
 
-def _result(one: _Open, failed: str | None) -> Result:
+def _result(one: _Open) -> Result:
     parity = one.parity
     return Result(
-        status=failed or parity.status,
+        status=one.failed or parity.status,
         max_rel_error=parity.max_rel_error,
         min_cosine=parity.min_cosine,
         host=Times.of(one.host) if one.host else Times(),

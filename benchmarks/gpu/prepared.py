@@ -1,5 +1,6 @@
 """What the sections share: weights, PyTorch's float32 logits, the portable graphs."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from PIL import Image
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.gpu.plan import Attention
 from benchmarks.networks import random_network
@@ -60,9 +63,24 @@ def prepare(work: Path) -> None:
 
 
 def load_network(work: Path, attention: Attention) -> ResNet:
+    """With BatchNorm folded, as the graphs have it that the other runtimes take."""
     network = build_model(model_config(architecture(attention)))
     network.load_state_dict(torch.load(work / f"{architecture(attention)}.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
+    return fold_batch_norm(network.eval()).requires_grad_(False)
+
+
+def fold_batch_norm(network: ResNet) -> ResNet:
+    """Every BatchNorm in the convolution before it; the same network, in evaluation mode.
+
+    A compiler fuses a BatchNorm with what follows it, but not with a kernel of ours: left alone it would
+    cost the network with the fused attention a pass over every tensor that the plain one is spared.
+    """
+    for parent in list(network.modules()):
+        for (name, convolution), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return network
 
 
 def load_reference(work: Path, attention: Attention) -> Reference:

@@ -65,13 +65,37 @@ def row(case: Case | KernelCase, result: Result | KernelResult) -> dict[str, Any
             else {name: value}
         )
     if isinstance(case, Case) and isinstance(result, Result):
-        best = result.device.median_ms or result.host.median_ms
-        columns["images_per_second"] = round(1e3 * case.batch / best, 1) if best else None
+        milliseconds = result.host.median_ms  # what every runtime has
+        columns["images_per_second"] = round(1e3 * case.batch / milliseconds, 1) if milliseconds else None
     if isinstance(result, KernelResult) and result.copy_gigabytes_per_second:
         columns["share_of_copy"] = round(result.gigabytes_per_second / result.copy_gigabytes_per_second, 3)
     elif isinstance(result, KernelResult):
         columns["share_of_copy"] = None
     return columns
+
+
+def beside_plain(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With `times_plain`, a network's time in those of the one without attention that ran in turn with it.
+
+    On the device where the runtime tells it; None unless both are "ok".
+    """
+    rows = list(rows)
+    good = [line for line in rows if line["status"] == "ok"]
+    plain = {_turn(line): _milliseconds(line) for line in good if line["attention"] == "none"}
+    return [{**line, "times_plain": _ratio(line, plain)} for line in rows]
+
+
+def _ratio(line: dict[str, Any], plain: dict[tuple[Any, ...], float]) -> float | None:
+    base = plain.get(_turn(line))
+    return round(_milliseconds(line) / base, 3) if line["status"] == "ok" and base else None
+
+
+def _turn(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["runtime"], line["precision"], line["batch"]
+
+
+def _milliseconds(line: dict[str, Any]) -> float:
+    return line["device_median_ms"] or line["host_median_ms"]
 
 
 def planned(section: str) -> list[Case] | list[KernelCase]:

@@ -107,7 +107,8 @@ def _compile(request: _Request, work: Path) -> Manifest:
     bundle, options = request.bundle, request.options
     graph = _graph(request, work)
     model = _with_plugins(request, graph.model) if options.attention == "plugin" else graph.model
-    if found := find_build(bundle.manifest.artifacts, _key(request, model)):
+    found = find_build(bundle.manifest.artifacts, _key(request, model))
+    if found is not None and bundle.is_whole(found):
         request.announce(f"{found.path}: nothing has changed since it was built, it is not built again")
         return bundle.manifest
     check_size(model, options.profiles)
@@ -128,12 +129,10 @@ def _key(request: _Request, model: ModelProto) -> str:
 def _with_plugins(request: _Request, model: ModelProto) -> ModelProto:
     """The graph with the attention as plugin nodes.
 
-    They carry PTX for the least of the GPUs, or the next lower one that kernels are made for: it runs on
-    all that are newer.
+    They carry PTX for the least of the GPUs: it runs on all that are newer.
     """
     try:
         from exporters.tensorrt.plugin import with_plugins
-        from lct_deploy.kernels.gpu.aot import CAPABILITIES
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"the attention's plugin is compiled with the package {error.name}, which is not installed",
@@ -141,8 +140,7 @@ def _with_plugins(request: _Request, model: ModelProto) -> ModelProto:
         ) from error
     bundle, least = request.bundle, min(map(capability, request.options.gpus))
     portable = onnx.load(bundle.file(bundle.artifact("portable", "fp32")))
-    made_for = max((known for known in CAPABILITIES if known <= least), default=least)
-    return with_plugins(model, portable, made_for, request.flavour.name)
+    return with_plugins(model, portable, least, request.flavour.name)
 
 
 def _graph(request: _Request, work: Path) -> _Graph:

@@ -79,7 +79,9 @@ def _compile_for_host(
     options = CompileOptions(
         batches=parse_batches(batch), precision=parse_precision(precision), images=images
     )
-    manifest = compile_for_host(open_bundle(bundle), options, command=command_line(), announce=announce)
+    manifest = compile_for_host(
+        open_bundle(bundle, compiled=False), options, command=command_line(), announce=announce
+    )
     return manifest, f"batches {', '.join(map(str, options.batches))} compiled for {host_isa()}"
 
 
@@ -100,7 +102,7 @@ def _compile_engine(
         chosen["profiles"] = parse_profiles(batch)
     if "gpu" in chosen:
         chosen["gpus"] = parse_gpus(str(chosen.pop("gpu")))
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, compiled=False)
     options = validate(BuildOptions, precision=wanted or opened.manifest.precision, **chosen)
     manifest = compile_engine(
         opened, runtime, options, images=images, command=command_line(), announce=announce

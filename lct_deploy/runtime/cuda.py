@@ -39,7 +39,7 @@ _BROKEN = (
     "cudaErrorECCUncorrectable",
 )
 _RESTART = "restart the process: CUDA takes no more work from it; if this recurs, compile the engine again"
-_LESS_MEMORY = (
+LESS_MEMORY = (
     "fewer calls side by side (lct-deploy serve --streams 1), an engine for smaller batches "
     "(lct-deploy compile BUNDLE --batch 1:8:16), or the end of what else nvidia-smi shows"
 )
@@ -68,7 +68,7 @@ def failure(status: Any, doing: str) -> LctDeployError:
 
 def _hint(name: str) -> str | None:
     if name == "cudaErrorMemoryAllocation":
-        return _LESS_MEMORY
+        return LESS_MEMORY
     if name.startswith("cudaErrorStreamCapture"):
         return _NO_CAPTURE
     return _RESTART if name in _BROKEN else None

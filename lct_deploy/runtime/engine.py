@@ -6,6 +6,7 @@ from typing import Any
 
 from lct_deploy.errors import BundleError, DeviceError
 from lct_deploy.runtime.buckets import BatchRange, bucket_sizes, profile_of
+from lct_deploy.runtime.cuda import LESS_MEMORY
 from lct_deploy.runtime.flavours import Flavour
 from lct_deploy.runtime.rtx_cache import RtxCache
 from lct_deploy.runtime.trt_log import Messages, listening, logger
@@ -49,7 +50,7 @@ class Engine:
         On RTX it makes its own CUDA graph, and compiles its kernels through `cache`.
         """
         with listening(self.flavour) as messages:
-            context = self.plan.create_execution_context(self._config(cache, cuda_graphs=cuda_graphs))
+            context = self.plan.create_execution_context(self._settings(cache, cuda_graphs=cuda_graphs))
             if context is None or not self._bind(context, bucket, memory):
                 raise _failure(f"TensorRT does not prepare a batch of {bucket}", messages)
         return context
@@ -61,17 +62,23 @@ class Engine:
         if not done:
             raise _failure("TensorRT does not run this batch", messages)
 
-    def _config(self, cache: RtxCache | None, *, cuda_graphs: bool) -> Any:
+    def _settings(self, cache: RtxCache | None, *, cuda_graphs: bool) -> Any:
+        """What a context is made with: where its activations lie, and on RTX how it makes kernels and graphs.
+
+        TensorRT is told the first alone: that it takes since 10.0, configurations only since later.
+        """
         trt = self.flavour.module
+        in_our_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if cache is None:
+            return in_our_memory
         config = self.plan.create_runtime_config()
-        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if cache is not None:
-            graphs = trt.CudaGraphStrategy
-            config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if cuda_graphs else graphs.DISABLED
-            # A context runs one shape: better its own kernels at once than general ones for the first calls.
-            specialization = trt.DynamicShapesKernelSpecializationStrategy
-            config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
-            cache.attach(config)
+        config.set_execution_context_allocation_strategy(in_our_memory)
+        graphs = trt.CudaGraphStrategy
+        config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if cuda_graphs else graphs.DISABLED
+        # A context runs one shape: better its own kernels at once than general ones for the first calls.
+        specialization = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+        cache.attach(config)
         return config
 
     def _bind(self, context: Any, bucket: int, memory: Memory) -> bool:
@@ -87,13 +94,16 @@ class Engine:
 def load_engine(path: Path, flavour: Flavour, *, rebuild: str, host_code: bool = False) -> Engine:
     """Deserialize the engine at `path`; `host_code` lets it bring code for the CPU.
 
-    Raises BundleError, with the command `rebuild`, where it is damaged or not one of ours.
+    Raises BundleError, with the command `rebuild`, where it is damaged or not one of ours; DeviceError
+    where the GPU has too little memory for it.
     """
     runtime = flavour.module.Runtime(logger(flavour))
     # A version-compatible engine brings a part of the TensorRT that built it.
     runtime.engine_host_code_allowed = host_code
     with listening(flavour) as messages:
         plan = runtime.deserialize_cuda_engine(path.read_bytes())
+    if plan is None and _lacks_memory(messages):
+        raise _failure(f"{path}: {flavour.name} cannot load this engine", messages)
     if plan is None:
         raise BundleError(f"{path}: {flavour.name} cannot load this engine: {_said(messages)}", hint=rebuild)
     problem = _tensor_problem(plan, flavour.module)
@@ -124,10 +134,13 @@ def _tensor_problem(plan: Any, trt: Any) -> str | None:
 
 
 def _failure(what: str, messages: Messages) -> DeviceError:
-    said = _said(messages)
-    memory = "out of memory" in said.lower() or "outofmemory" in said.lower()
-    hint = "an engine for smaller batches, or fewer --streams, takes less memory" if memory else None
-    return DeviceError(f"{what}: {said}", hint=hint)
+    hint = LESS_MEMORY if _lacks_memory(messages) else None
+    return DeviceError(f"{what}: {_said(messages)}", hint=hint)
+
+
+def _lacks_memory(messages: Messages) -> bool:
+    said = _said(messages).lower().replace(" ", "")
+    return "outofmemory" in said or "cudaerrormemoryallocation" in said
 
 
 def _said(messages: Messages) -> str:

@@ -1,12 +1,13 @@
 """Which of a bundle's engines runs here, and why the others do not."""
 
+import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from lct_deploy.bundle import Bundle
 from lct_deploy.errors import BundleError, RuntimeUnavailableError
-from lct_deploy.manifest import Artifact, Precision, Profile
+from lct_deploy.manifest import Artifact, Precision
+from lct_deploy.rebuild import compile_command
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 
 _ANY_VERSION, _ANY_GPU = "version-compatible", "hardware-compatible"
@@ -52,7 +53,7 @@ def choose_engine(bundle: Bundle, name: FlavourName, precision: Precision | None
         last = candidates[-1]
         raise BundleError(
             f"{bundle.path}: {last.path} was compiled for {'; and for '.join(misfits(last, place))}",
-            hint=rebuild_command(bundle.path, last, place),
+            hint=compile_command(bundle.path, last, gpu=place.gpu),
         )
     return fitting[-1]
 
@@ -72,7 +73,7 @@ def _runs_version(engine: Artifact, built: str, here: str) -> bool:
     """A version-compatible engine runs on its own version and all later ones of the same major."""
     if not is_version_compatible(engine):
         return built == here
-    old, new = (tuple(map(int, version.split("."))) for version in (built, here))
+    old, new = (tuple(map(int, re.findall(r"\d+", version))) for version in (built, here))
     return old[0] == new[0] and old <= new
 
 
@@ -99,20 +100,3 @@ def check_verified(bundle: Bundle, engine: Artifact) -> None:
             hint=f"lct-deploy verify {shlex.quote(str(bundle.path))} --runtime {engine.runtime} "
             f"--precision {engine.precision}",
         )
-
-
-def rebuild_command(bundle: Path, engine: Artifact, place: Place | None = None) -> str:
-    """What makes this engine again, for the GPU of `place` where RTX can be told one."""
-    command = ["lct-deploy", "compile", str(bundle), "--runtime", engine.runtime]
-    command += ["--precision", engine.precision]
-    command += ["--batch", ",".join(map(_batch, engine.profiles))]
-    if engine.build is not None and engine.build.attention == "plugin":
-        command += ["--attention", "plugin"]
-    command += [f"--{name}" for name in (_ANY_VERSION, _ANY_GPU) if _compatible(engine, name)]
-    if engine.runtime == "tensorrt-rtx":
-        command += ["--gpu", place.gpu if place else engine.gpu or ""]
-    return shlex.join(command)
-
-
-def _batch(profile: Profile) -> str:
-    return f"{profile.min}:{profile.opt}:{profile.max}"

@@ -1,5 +1,6 @@
 """ONNX Runtime: portable and compiled graphs on the CPU, graphs on NVIDIA GPUs through its providers."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import PRECISION_KEY, Artifact, Precision
 from lct_deploy.runtime.base import ProviderName, RuntimeOptions, RuntimeSpec, check_images
 from lct_deploy.runtime.cache import cache_directory
+from lct_deploy.runtime.flavours import load_flavour
 
 # name → onnxruntime's name, and where its tensors lie
 _PROVIDERS: dict[ProviderName, tuple[str, str]] = {
@@ -58,9 +60,7 @@ class OnnxRuntime:
 
 
 def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> onnxruntime.InferenceSession:
-    if options.provider != "cpu":
-        # CUDA and cuDNN lie where pip has put them, and no loader looks there.
-        onnxruntime.preload_dlls(directory="")
+    _load_libraries(options.provider)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
@@ -75,6 +75,19 @@ def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> 
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+
+
+def _load_libraries(provider: ProviderName) -> None:
+    """CUDA, cuDNN and TensorRT lie where pip has put them, and the provider's loader does not look there.
+
+    Raises RuntimeUnavailableError where TensorRT is not installed.
+    """
+    if provider != "cpu":
+        onnxruntime.preload_dlls(directory="")
+    if provider == "tensorrt":
+        # It lets TensorRT round float32 to tf32, which is over the limit of fp32 and has no option.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        load_flavour("tensorrt")
 
 
 def run_bound(

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Artifact
+from lct_deploy.rebuild import compile_command
 from lct_deploy.runtime import cuda
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
 from lct_deploy.runtime.buckets import split
 from lct_deploy.runtime.engine import Engine, load_engine
-from lct_deploy.runtime.engines import is_version_compatible, rebuild_command
+from lct_deploy.runtime.engines import is_version_compatible
 from lct_deploy.runtime.flavours import Flavour, FlavourName, driver_version, gpu_capability, load_flavour
 from lct_deploy.runtime.lane import Lane
 from lct_deploy.runtime.rtx_cache import RtxCache
@@ -40,7 +41,7 @@ class TensorRtRuntime:
         engine = load_engine(
             path,
             flavour,
-            rebuild=rebuild_command(path.parent.parent, artifact),
+            rebuild=compile_command(path.parent.parent, artifact),
             host_code=is_version_compatible(artifact),
         )
         cache = _cache(artifact, flavour)

@@ -37,11 +37,11 @@ def main() -> None:
     configure_logging(config.log_level, config.log_format, engine=config.bundle.name)
     try:
         bundle, runtimes = _open(config)
+        sizes = BatchSizes.of(runtimes[0].spec, config.max_batch)
     except LctDeployError as error:
         failure = Failure(error=type(error).__name__, message=error.message, hint=error.hint)
         control.send(failure.model_dump_json().encode())
         return
-    sizes = BatchSizes.of(runtimes[0].spec, config.max_batch)
     running = np.frombuffer(mmap.mmap(clocks, os.fstat(clocks).st_size), np.float64)
     engine = Engine(runtimes, sizes, max_delay=config.max_delay, control=control, running=running)
     control.send(_info(bundle, runtimes[0], sizes).model_dump_json().encode())

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec
 from server.observability.logs import LogFormat
@@ -50,10 +51,17 @@ class BatchSizes(BaseModel):
 
         A runtime that fills batches up itself, and one that has a single graph, take any size. By default
         such a graph runs one image at a time: on a CPU, images side by side gain nothing
-        (docs/decisions/0013).
+        (docs/decisions/0013). Raises UsageError for more than the runtime that fills batches up takes.
         """
         compiled = spec.compiled_batches
-        largest = max_batch or max(compiled, default=1)
+        most = max(compiled, default=1)
+        largest = max_batch or most
+        if spec.pads and largest > most:
+            raise UsageError(
+                f"--max-batch {largest}: the {spec.runtime} engine takes at most {most} images at once",
+                hint=f"--max-batch {most}, or lct-deploy compile BUNDLE --runtime {spec.runtime} "
+                f"--precision {spec.precision} --batch 1:{most}:{largest}",
+            )
         if spec.pads or not compiled:
             return cls(largest=largest)
         only = tuple(sorted({1, *(size for size in compiled if size <= largest)}))

@@ -28,12 +28,14 @@ _PARAMETERS = re.compile(r"(\.visible \.entry (\w+)\(\n)(.*?)(\n\))", re.DOTALL)
 def compile_kernel(spec: KernelSpec, capability: int) -> tuple[CompiledKernel, ...]:
     """The kernels for `spec`, launched in their order: one, or two where the spec needs two passes.
 
-    Raises UsageError for a capability that no kernel is made for, ExportError where one cannot be made.
+    For a capability that is not among `CAPABILITIES` they are those of the next lower one, which run there
+    too. Raises UsageError for one below all of them, ExportError where a kernel cannot be made.
     """
-    if capability not in CAPABILITIES:
+    made_for = [known for known in CAPABILITIES if known <= capability]
+    if not made_for:
         known = ", ".join(f"sm{known}" for known in CAPABILITIES)
         raise UsageError(f"no attention kernel is made for sm{capability}", hint=f"there are: {known}")
-    return tuple(_compile(spec, launch, capability) for launch in launches(spec))
+    return tuple(_compile(spec, launch, max(made_for)) for launch in launches(spec))
 
 
 def _compile(spec: KernelSpec, launch: Launch, capability: int) -> CompiledKernel:

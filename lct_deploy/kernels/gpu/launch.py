@@ -28,7 +28,7 @@ class Launcher:
         arguments = tuple(pointers[name] for name in kernel.arguments)
         types = (ctypes.c_void_p,) * len(arguments)
         block = kernel.threads, 1, 1
-        function = self._function(kernel)
+        function = self.load(kernel)
         _checked(
             driver.cuLaunchKernel(
                 function,
@@ -42,7 +42,8 @@ class Launcher:
             f"launch {kernel.name}",
         )
 
-    def _function(self, kernel: CompiledKernel) -> Any:
+    def load(self, kernel: CompiledKernel) -> Any:
+        """The kernel's function; a first call has to come before a stream is captured, which forbids it."""
         context = int(_checked(driver.cuCtxGetCurrent(), "tell its context"))
         with self._lock:
             if (context, kernel) not in self._functions:

@@ -74,6 +74,8 @@ class AttentionPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild
         return trt.PluginFieldCollection([trt.PluginField(FIELD, self._text, trt.PluginFieldType.CHAR)])
 
     def attach_to_context(self, context):
+        for kernel in self.embedded.kernels:
+            _launcher.load(kernel)  # RTX captures an inference as a graph, and loading is not for graphs
         return self.clone()
 
     def set_tactic(self, tactic):
