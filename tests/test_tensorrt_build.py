@@ -78,6 +78,8 @@ def test_what_can_change_an_engine_changes_its_key(tmp_path: Path, monkeypatch: 
         keys.append(key())
     monkeypatch.setattr("exporters.tensorrt.cache.__version__", "99")
     assert len({*keys, key()}) == len(keys) + 1
+    with pytest.raises(UsageError, match=r"mem: cannot be read"):
+        key(timing_cache=Path("/proc/self/mem"))
 
 
 def test_an_rtx_engine_does_not_depend_on_where_it_is_built() -> None:

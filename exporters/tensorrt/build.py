@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from exporters.tensorrt.cache import read_timing_cache
 from exporters.tensorrt.layers import EngineLayer, layers_of_inspector, layers_of_log
 from exporters.tensorrt.messages import build_error, parser_error
 from exporters.tensorrt.options import BuildOptions
@@ -131,7 +132,7 @@ def _timing_cache(config: Any, path: Path | None, messages: Messages) -> Any:
     """The cache attached to the build: what is in the file, or an empty one; None where there is none."""
     if path is None:
         return None
-    cache = config.create_timing_cache(_read_timing_cache(path))
+    cache = config.create_timing_cache(read_timing_cache(path) or b"")
     # TensorRT takes an empty cache for one that it cannot read, and says so in a warning.
     unread = [text for text in messages.warnings if "timing cache" in text.lower()]
     if unread or not config.set_timing_cache(cache, False):
@@ -140,13 +141,6 @@ def _timing_cache(config: Any, path: Path | None, messages: Messages) -> Any:
             hint="give the name of a file that does not exist yet: it is created",
         )
     return cache
-
-
-def _read_timing_cache(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _save_timing_cache(cache: Any, path: Path) -> None:

@@ -4,9 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from exporters.tensorrt.options import BuildOptions
 from lct_deploy import __version__
+from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Artifact
 from lct_deploy.runtime.flavours import Flavour
 
@@ -25,7 +27,7 @@ def build_key(graph: str, options: BuildOptions, *, flavour: Flavour, place: Pla
 
     The timing cache counts with its contents: call this again after the build, which has added to it.
     """
-    cache = options.timing_cache
+    times = options.timing_cache and read_timing_cache(options.timing_cache)
     parts = {
         "graph": graph,
         "flavour": [flavour.name, flavour.version],
@@ -34,11 +36,19 @@ def build_key(graph: str, options: BuildOptions, *, flavour: Flavour, place: Pla
         "profiles": [profile.model_dump() for profile in options.profiles],
         "gpus": options.gpus,
         "options": options.described(),
-        "timing cache": cache and cache.is_file() and hashlib.sha256(cache.read_bytes()).hexdigest(),
+        "timing cache": None if times is None else hashlib.sha256(times).hexdigest(),
         "attention": options.attention,
         "place": None if flavour.is_rtx else [place.device, place.driver],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_timing_cache(path: Path) -> bytes | None:
+    """What is in the file, None where there is none yet; raises UsageError where it cannot be read."""
+    try:
+        return path.read_bytes() if path.exists() else None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def find_build(artifacts: Iterable[Artifact], key: str) -> Artifact | None:
