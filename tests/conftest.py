@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
+import exporters.graph
 from exporters.export import export as export_source
 from exporters.options import ExportOptions
 from lct_deploy.architecture import ModelConfig, model_config
@@ -24,6 +26,7 @@ from lct_deploy.manifest import Manifest
 from lct_deploy.models import ResNet, build_model
 from lct_deploy.models.resnet import calibrate_batch_norm
 from lct_deploy.sample import DEMO_CHECKPOINT
+from tests.traces import remembering
 
 # Small networks gain nothing from a second thread, and lose much where the machine is shared.
 torch.set_num_threads(1)
@@ -42,6 +45,15 @@ def random_network(config: ModelConfig, *, size: int = 32, seed: int = 0) -> Res
                 nn.init.normal_(parameter)
     calibrate_batch_norm(network, [torch.randn(8, 3, size, size)])
     return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"
+    directory.mkdir(exist_ok=True)
+    with patch("exporters.graph.trace", remembering(exporters.graph.trace, directory)):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from starlette.types import ASGIApp
 
 from server.bodies import Bodies
 from server.errors import add_error_handlers
+from server.observability.metrics import Metrics
+from server.observability.middleware import ObservabilityMiddleware
 from server.problems import ClientGoneError
 from server.settings import ServerSettings
 
@@ -29,7 +32,7 @@ class Reader:
     bodies: Bodies
     gone: list[ClientGoneError] = field(default_factory=list)
 
-    def app(self) -> FastAPI:
+    def app(self) -> ASGIApp:
         app = FastAPI()
         add_error_handlers(app)
 
@@ -42,7 +45,7 @@ class Reader:
                 self.gone.append(error)
                 raise
 
-        return app
+        return ObservabilityMiddleware(app, Metrics())
 
 
 @pytest.fixture(scope="module")
