@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.serving import clients, compare, overhead, soak, stops
+from benchmarks.serving import batching, clients, compare, overhead, soak, stops
 from benchmarks.serving.client import Recorded
 from benchmarks.serving.contenders import OURS, Contender, contenders, shapes
 from benchmarks.serving.figures import Figures, Latency
@@ -269,6 +269,18 @@ def test_arrangements_are_all_different() -> None:
         found = list(arrangements(cores, (1, 8)))
         assert len(set(found)) == len(found) >= 4
         assert all(1 <= arrangement.threads <= cores for arrangement in found)
+
+
+def test_batches_stand_beside_those_of_one(bundle: Bundle) -> None:
+    rows = list(batching.measure(bundle, 3, seconds=0.01))
+    assert [row.batch for row in rows] == list(batching.SIZES)
+    one = rows[0].images_per_second
+    for row in rows:
+        assert (row.round, row.graph, row.pixels) == (3, "bundled", 28)
+        assert row.times_one == pytest.approx(row.images_per_second / one, rel=1e-3)
+    lines = list(batching.summary([*rows, replace(rows[1], times_one=2.5, images_per_second=9.0)]))
+    assert len(lines) == len(batching.SIZES)
+    assert re.search(r"batch +1 .* 1\.000 \(1\.000 to 1\.000\)", lines[0])
 
 
 def test_overhead_is_reported_as_ratios_of_pairs() -> None:
