@@ -700,7 +700,7 @@ def test_a_server_with_keys_is_given_one(stubbed: Page, stub: Stub, boot: Path) 
     stubbed.open()
     stubbed.wait(lambda: stubbed.shows("key-form"))
     assert stubbed.text("key-reason") == "send an API key"
-    assert stubbed.driver.switch_to.active_element.get_attribute("id") == "key"
+    stubbed.wait(lambda: stubbed.driver.switch_to.active_element.get_attribute("id") == "key")
     stubbed.choose(boot)
     assert "send an API key" in stubbed.failure()
     stubbed.by_id("key").send_keys("two words", Keys.ENTER)
@@ -708,11 +708,11 @@ def test_a_server_with_keys_is_given_one(stubbed: Page, stub: Stub, boot: Path) 
     stubbed.by_id("key").clear()
     stubbed.by_id("key").send_keys("wrong-key", Keys.ENTER)
     stubbed.wait(lambda: stubbed.text("key-reason").startswith("The key was not accepted"))
-    assert stubbed.by_id("key").get_property("value") == ""
+    stubbed.wait(lambda: stubbed.by_id("key").get_property("value") == "")
     stubbed.by_id("key").send_keys("right-key", Keys.ENTER)
     assert stubbed.predictions()[0][0] == "answered"
-    assert not stubbed.shows("key-form")
-    assert "demo, version 1" in stubbed.by_id("card").text
+    stubbed.wait(lambda: not stubbed.shows("key-form"))
+    stubbed.wait(lambda: "demo, version 1" in stubbed.by_id("card").text)
     assert stub.requests[-1].headers["authorization"] == "Bearer right-key"
     assert stub.requests[-1].query_params["model"] == "demo"
     assert '"Authorization: Bearer $LCT_API_KEY"' in stubbed.text("curl")
