@@ -708,7 +708,7 @@ def test_a_server_with_keys_is_given_one(stubbed: Page, stub: Stub, boot: Path) 
     stubbed.by_id("key").clear()
     stubbed.by_id("key").send_keys("wrong-key", Keys.ENTER)
     stubbed.wait(lambda: stubbed.text("key-reason").startswith("The key was not accepted"))
-    stubbed.wait(lambda: stubbed.by_id("key").get_property("value") == "")
+    stubbed.wait(lambda: str(stubbed.by_id("key").get_property("value")) == "")
     stubbed.by_id("key").send_keys("right-key", Keys.ENTER)
     assert stubbed.predictions()[0][0] == "answered"
     stubbed.wait(lambda: not stubbed.shows("key-form"))
