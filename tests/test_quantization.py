@@ -371,7 +371,7 @@ def test_the_plain_twin_of_an_lct_network_takes_the_ranges_measured_with_its_att
 # The image
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     st.sampled_from(["resnet18", "resnet20"]),
     st.tuples(*[st.floats(0, 1)] * 3),
