@@ -50,8 +50,9 @@ class BatchSizes(BaseModel):
         """Where some batches run on graphs of their own, only those: any other would run slower.
 
         A runtime that fills batches up itself, and one that has a single graph, take any size. By default
-        such a graph runs one image at a time: on a CPU, images side by side gain nothing
-        (docs/decisions/0013). Raises UsageError for more than the runtime that fills batches up takes.
+        such a graph runs one image at a time: on a CPU, images of 224 pixels gain nothing side by side,
+        and whoever serves small ones sets `max_batch` (docs/decisions/0013). Raises UsageError for more than
+        the runtime that fills batches up takes.
         """
         compiled = spec.compiled_batches
         most = max(compiled, default=1)
