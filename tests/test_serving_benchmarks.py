@@ -339,6 +339,17 @@ def test_requests_count_to_the_reload_before_them() -> None:
     assert "2 of reload: 5 requests, 1 lost" in stops.summary([first, second])[0]
 
 
+def test_a_formatter_to_compare_with_that_is_not_installed_is_said() -> None:
+    """On stderr, which the measurement itself turns away."""
+    without = "import sys, runpy; sys.modules['pythonjsonlogger'] = None; "
+    module = "runpy.run_module('benchmarks.serving.observing', run_name='__main__')"
+    command = [sys.executable, "-c", without + module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install python-json-logger" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_clients_cost_is_measured_in_their_own_process() -> None:
     photos()  # made before anything is timed
     with http_server(always(OK)) as url:
