@@ -21,7 +21,7 @@ from benchmarks.serving.arrivals import Pacer, poisson_arrivals
 from benchmarks.serving.client import Job
 from benchmarks.serving.figures import Latency, figures_of
 from benchmarks.serving.load import Load, bodies, closed_loop, main, open_job, open_loop, throughput
-from benchmarks.serving.photos import HEIGHT, WIDTH, photos
+from benchmarks.serving.photos import SIZE, photos
 from benchmarks.serving.requests import JSON_LENGTH, Body, Target, form, raw, target, tensor
 from benchmarks.serving.servers import ask, free_port
 from benchmarks.serving.wrk import wrk_version
@@ -248,7 +248,7 @@ def test_photos_are_the_same_every_time_and_of_the_size_of_photographs() -> None
     photos.cache_clear()
     assert photos()[0] == first
     with Image.open(io.BytesIO(first)) as image:
-        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (WIDTH, HEIGHT))
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", SIZE)
     assert 50_000 < len(first) < 80_000
 
 

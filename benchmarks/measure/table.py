@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
+from benchmarks.measure.http import LoadRow
 from benchmarks.measure.results import Row
 from lct_deploy.progress import progress_bar, stderr
 
@@ -77,3 +78,20 @@ class Display:
 
     def _shown(self) -> Group:
         return Group(table(self._rows), self._bar)
+
+
+def load_table(rows: Sequence[LoadRow], knees: Sequence[LoadRow]) -> Table:
+    """A line a load; the knees are marked with <, what the server did not hold with !."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column("image")
+    made.add_column("load")
+    for name in ("answers/s", "p50 ms", "p99 ms", "max ms", "errors", ""):
+        made.add_column(name, justify="right")
+    for row in rows:
+        figures, latency = row.figures, row.figures.latency
+        load = f"{row.callers} callers" if row.rate is None else f"{row.rate:g} a second"
+        times = [f"{value:.2f}" for value in (latency.p50, latency.p99, latency.max)] if latency else [""] * 3
+        mark = "< knee" if row in knees else "" if row.holds else "!"
+        errors = str(figures.requests - figures.ok)
+        made.add_row(f"{row.width}x{row.height}", load, f"{figures.throughput:.1f}", *times, errors, mark)
+    return made

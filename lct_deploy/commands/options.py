@@ -1,6 +1,8 @@
 """Options that several commands have, and what their texts mean."""
 
+import math
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -50,6 +52,25 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
             hint=f"cores here are {', '.join(map(str, sorted(usable)))}",
         )
     return cores
+
+
+def parse_rates(text: str | None) -> tuple[float, ...]:
+    """Requests a second, as 10,20; none of None."""
+    try:
+        rates = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        rates = (0.0,)
+    if not all(0 < rate < math.inf for rate in rates):
+        raise UsageError(f"{text!r} is not a list of requests a second such as 10,20")
+    return rates
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Widths and heights, as 500x375,4000x3000."""
+    sizes = [re.fullmatch(r"\s*([1-9]\d{0,4})x([1-9]\d{0,4})\s*", part, re.ASCII) for part in text.split(",")]
+    if None in sizes:
+        raise UsageError(f"{text!r} is not a list of sizes such as 500x375,4000x3000")
+    return tuple((int(found[1]), int(found[2])) for found in sizes if found)
 
 
 def parse_numbers(text: str | None) -> tuple[float, ...] | None:
