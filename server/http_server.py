@@ -1,0 +1,71 @@
+"""uvicorn, which loses no request when it stops."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import uvicorn
+
+from server.app import build_app
+from server.service import Service
+
+# For a connection that was accepted last of all to deliver its request.
+LAST_REQUEST_SECONDS = 0.1
+
+
+class HttpServer(uvicorn.Server):
+    """What its subclasses have in common: it stops by answering all that was sent.
+
+    They say what happens once it takes requests, and for how long it does after it was told to stop.
+    """
+
+    def __init__(self, service: Service, listener: socket.socket) -> None:
+        settings = service.settings
+        super().__init__(
+            uvicorn.Config(
+                build_app(service),
+                loop="uvloop",
+                http="httptools",
+                lifespan="on",
+                log_config=None,  # through our own
+                log_level=settings.log_level,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=settings.shutdown_seconds,
+            )
+        )
+        self._listener, self._drain = listener, service.drain
+
+    async def when_started(self) -> None:
+        """It takes requests."""
+
+    async def until_drained(self) -> None:
+        """It was told to stop, and is not ready any more; it takes requests until this returns."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            await self.when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Not ready, but serving; then deaf, but answering what was sent; then gone."""
+        await self.until_drained()
+        await self._accept_the_last()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_REQUEST_SECONDS)
+        await super().shutdown(sockets=sockets)
+
+    async def _accept_the_last(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            await loop.connect_accepted_socket(self._new_protocol, connection)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
