@@ -8,14 +8,16 @@ from typing import cast
 import uvicorn
 
 from server.app import build_app
+from server.listening import turn_away
 from server.service import Service
 
-# For a connection that was accepted last of all to deliver its request.
-LAST_REQUEST_SECONDS = 0.1
+HANDSHAKE_SECONDS = 0.1  # for connections that have begun to be established
+LAST_REQUEST_SECONDS = 1.0  # for a connection that was accepted last of all to deliver its request
+NEXT_REQUEST_SECONDS = 0.1  # for one that had its answer just before, when nobody told it to go elsewhere
 
 
 class HttpServer(uvicorn.Server):
-    """What its subclasses have in common: it stops by answering all that was sent.
+    """What its subclasses have in common: it stops by no longer letting anybody in, and answering all others.
 
     They say what happens once it takes requests, and for how long it does after it was told to stop.
     """
@@ -51,10 +53,12 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Not ready, but serving; then deaf, but answering what was sent; then gone."""
         await self.until_drained()
+        turn_away(self._listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
         await self._accept_the_last()
         for server in self.servers:
             server.close()
-        await asyncio.sleep(LAST_REQUEST_SECONDS)
+        await self._read_the_last()
         await super().shutdown(sockets=sockets)
 
     async def _accept_the_last(self) -> None:
@@ -65,6 +69,17 @@ class HttpServer(uvicorn.Server):
             except BlockingIOError:
                 return
             await loop.connect_accepted_socket(self._new_protocol, connection)
+
+    async def _read_the_last(self) -> None:
+        """Uvicorn closes connections that have no request: give each the time to send one."""
+        waited = 0.0
+        while waited < NEXT_REQUEST_SECONDS or (waited < LAST_REQUEST_SECONDS and self._any_unused()):
+            await asyncio.sleep(0.02)
+            waited += 0.02
+
+    def _any_unused(self) -> bool:
+        """Whether there is a connection whose first request has not come."""
+        return any(getattr(connection, "cycle", None) is None for connection in self.server_state.connections)
 
     def _new_protocol(self) -> asyncio.Protocol:
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
