@@ -98,7 +98,7 @@ class Models:
             self._remove(model)
         await asyncio.gather(*(model.close(seconds) for model in models))
         for model in models:
-            del self._by_engine[model.engine]
+            self._by_engine.pop(model.engine, None)
             self._forget(model)
 
     def _remove(self, model: ServedModel) -> None:

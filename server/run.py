@@ -11,20 +11,28 @@ from server.observability.logs import configure_logging
 from server.repository import OwnedRepository
 from server.service import Service, owning_service
 from server.settings import ServerSettings
+from server.workers.supervisor import supervise
 
 
 def serve(settings: ServerSettings) -> None:
     """Serve until told to stop; prints the URL to stdout, alone, once requests are taken.
 
-    Raises UsageError where the address cannot be bound, and what `owning_service` raises.
+    Raises UsageError where the address cannot be bound, and what `owning_service` and `supervise` raise.
     """
     configure_logging(settings.log_level, settings.log_format)
     with bind(settings.host, settings.port) as listener:
-        service, repository = owning_service(settings)
-        # uvicorn hands the signal on once it has stopped: an orderly end is exit code 0.
-        signal.signal(signal.SIGTERM, _ignore)
-        signal.signal(signal.SIGINT, _ignore)
-        _Alone(service, repository, listener).run(sockets=[listener])
+        if settings.workers > 1:
+            supervise(settings, listener)
+        else:
+            _serve_alone(settings, listener)
+
+
+def _serve_alone(settings: ServerSettings, listener: socket.socket) -> None:
+    service, repository = owning_service(settings)
+    # uvicorn hands the signal on once it has stopped: an orderly end is exit code 0.
+    signal.signal(signal.SIGTERM, _ignore)
+    signal.signal(signal.SIGINT, _ignore)
+    _Alone(service, repository, listener).run(sockets=[listener])
 
 
 class _Alone(HttpServer):

@@ -66,7 +66,7 @@ class EngineProcess:
         if not packet:
             code = self._process.wait()
             raise RuntimeUnavailableError(
-                f"the engine process ended with {_describe_exit(code)} while it was starting",
+                f"the engine process ended with {describe_exit(code)} while it was starting",
                 hint="its messages are above",
             )
         try:
@@ -108,7 +108,7 @@ class EngineProcess:
     def exit_status(self) -> str | None:
         """How it ended, in words; None while it runs."""
         code = self._process.poll()
-        return None if code is None else _describe_exit(code)
+        return None if code is None else describe_exit(code)
 
     def kill(self) -> None:
         """End it at once, whatever it is doing."""
@@ -126,5 +126,6 @@ class EngineProcess:
             self._process.wait()
 
 
-def _describe_exit(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """A process's exit code in words, as `subprocess` tells it."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
