@@ -65,6 +65,9 @@ class ServerSettings(BaseSettings):
 
     max_queue: int = Field(default=256, ge=1, le=65536, description="images of a model that may wait")
     max_images: int = Field(default=64, ge=1, description="images in one request")
+    max_json_values: int = Field(
+        default=1_500_000, ge=1, description="in the JSON of a V2 request; binary tensors have no such limit"
+    )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="of one request")
     max_buffered_bytes: int = Field(default=256 << 20, ge=1, description="of all requests being read")
     body_seconds: float = Field(default=30, gt=0, description="for a client to send its body")

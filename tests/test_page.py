@@ -37,6 +37,7 @@ from server.cards import model_card
 from server.page import page_router
 from server.problems import problem_response
 from tests.browser import INSTALL, REQUIRED, Page, open_chromium
+from tests.serving import Server
 from tests.test_cards import spec
 
 MARKUP = '<img src="x" onerror="document.title=1"><b>boot</b>'
@@ -725,6 +726,27 @@ def test_a_server_with_keys_is_given_one(stubbed: Page, stub: Stub, boot: Path) 
     assert stubbed.run("return sessionStorage.length") == 0
     assert "LCT_API_KEY" not in stubbed.text("curl")
     assert not stubbed.shows("key-in-use")
+
+
+def test_a_real_server_with_keys_and_a_small_limit(
+    tab: Chrome, demo_bundle: Path, boot: Path, tmp_path: Path
+) -> None:
+    """A body that is refused by its length, before it is read, is no failure of the network."""
+    key = "a-key-of-the-group-infer"
+    (tmp_path / "large.png").write_bytes(bytes(4 << 20))
+    with Server(demo_bundle, infer_keys=key, max_body_bytes=100_000) as server:
+        page = Page(tab, f"{server.url}/")
+        page.open()
+        page.wait(lambda: page.shows("key-form"))
+        page.by_id("key").send_keys(key, Keys.ENTER)
+        page.wait(lambda: "demo, version 1" in page.by_id("card").text)
+        page.choose(boot)
+        assert page.predictions()[0][0] == "Ankle boot"
+        page.choose(tmp_path / "large.png")
+        assert page.failure().startswith("The server answered 413")
+        assert "over the limit of 100000 bytes" in page.failure()
+        page.by_id("forget-key").click()
+        page.wait(lambda: not page.shows("key-in-use"))
 
 
 # The command

@@ -173,6 +173,20 @@ def test_states_that_cannot_be_resumed_from(request_: TrainRequest, finished: Pa
     assert not output.exists()
 
 
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(
+    request_: TrainRequest, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "model.safetensors"
+    result = train(request_, CONFIG.model_copy(update={"precision": "bf16"}), output)
+    in_fp32 = torch.load(finished.with_name("model.state.pt"), weights_only=True)["history"][-1]["loss"]
+    assert result.loss != in_fp32
+    assert result.loss == pytest.approx(in_fp32, rel=0.3)
+    assert result.test_top1 > 90
+    assert not same_weights(output, finished)
+    state = load_checkpoint(output).model.state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
 @pytest.mark.parametrize(
     ("rate", "decay", "reason"),
     [

@@ -20,7 +20,7 @@ from server.v2.request import Encoded, InferRequest, RequestedOutput, Takes, rea
 from server.v2.response import classify, write_answer
 from tests.v2 import blob_of, document, tensor, with_blob
 
-TAKES = Takes(input="image", height=2, width=3, max_rows=4)
+TAKES = Takes(input="image", height=2, width=3, max_rows=4, max_json_values=10**8)
 NOTHING = np.zeros((1, 2, 3, 3), np.uint8)
 
 images = st.integers(1, 4).flatmap(
@@ -154,7 +154,7 @@ def test_a_member_with_very_many_names_is_not_read() -> None:
 
 
 def test_as_many_pixels_as_a_request_may_hold_nested() -> None:
-    takes = Takes(input="image", height=64, width=64, max_rows=16)
+    takes = Takes(input="image", height=64, width=64, max_rows=16, max_json_values=10**6)
     array = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     body = orjson.dumps(document(tensor(array, data=array.tolist())))
     assert gc.isenabled()
@@ -163,7 +163,7 @@ def test_as_many_pixels_as_a_request_may_hold_nested() -> None:
 
 
 def test_what_follows_the_json_is_not_searched_for_brackets() -> None:
-    takes = Takes(input="image", height=256, width=256, max_rows=1)
+    takes = Takes(input="image", height=256, width=256, max_rows=1, max_json_values=10**6)
     array = np.full((1, 256, 256, 3), ord("["), np.uint8)
     padded = document(tensor(array, parameters={"binary_data_size": array.nbytes}), id="x" * (1 << 17))
     body, headers = with_blob(padded, array.tobytes())

@@ -275,6 +275,14 @@ def test_files_in_json(http: httpx.Client, data: list[Any], text: str) -> None:
     assert_error(ask(http, document(item)), 400, text)
 
 
+def test_json_of_too_many_values_is_413_and_as_a_blob_the_same_pixels_pass(http: httpx.Client) -> None:
+    """64 images of 28 pixels are within the limit; the same list ten times over is not read at all."""
+    many = np.zeros((64, 28, 28, 3), np.uint8)
+    assert ask(http, document(tensor(many))).status_code == 200
+    over = {**tensor(many), "data": [0] * 1_500_001}
+    assert_error(ask(http, document(over)), 413, "over 1500000 values; send tensors as binary data")
+
+
 # ---- bodies ----------------------------------------------------------------------------------------
 
 

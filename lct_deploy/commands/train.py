@@ -24,6 +24,7 @@ def train_command(
     step_epochs: Annotated[int, typer.Option(help="Epochs between the ÷10 steps.")] = 30,
     warmup_epochs: int = 0,
     seed: int = 0,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 for mixed precision.")] = "fp32",
     resume: Annotated[bool, typer.Option(help="Go on from the last finished epoch.")] = False,
 ) -> None:
     """Train a network and write its checkpoint with all that export needs to know."""
@@ -42,6 +43,7 @@ def train_command(
         step_epochs=step_epochs,
         warmup_epochs=warmup_epochs,
         seed=seed,
+        precision=precision,
     )
     request = TrainRequest(data=data, arch=arch, groups=groups, image_size=image_size)
     result = train(request, config, output, resume=resume)

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Schedule = Literal["step", "cosine"]
+TrainPrecision = Literal["fp32", "bf16"]
 
 
 class TrainConfig(BaseModel):
@@ -22,6 +23,11 @@ class TrainConfig(BaseModel):
     step_epochs: int = Field(default=30, ge=1)
     warmup_epochs: int = Field(default=0, ge=0)
     seed: int = 0
+    precision: TrainPrecision = Field(
+        default="fp32",
+        description="bf16: convolutions and the classifier under autocast; weights, BatchNorm's statistics, "
+        "gates and the loss stay in fp32",
+    )
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

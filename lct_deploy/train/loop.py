@@ -89,7 +89,9 @@ def _train_epoch(
         for step, (images, labels) in enumerate(batches.epoch(epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, epoch + step / len(batches))
-            loss = functional.cross_entropy(model(images), labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+                logits = model(images)
+            loss = functional.cross_entropy(logits.float(), labels)
             value = float(loss.detach())
             if not torch.isfinite(loss):
                 raise LctDeployError(

@@ -52,6 +52,7 @@ class Inferences:
             height=spec.height,
             width=spec.width,
             max_rows=self.service.settings.max_images,
+            max_json_values=self.service.settings.max_json_values,
         )
 
     async def _infer(self, served: ServedModel, asked: InferRequest, deadline: float) -> NDArray[np.float32]:
