@@ -45,6 +45,11 @@ class HttpServer(uvicorn.Server):
     async def until_drained(self) -> None:
         """It was told to stop, and is not ready any more; it takes requests until this returns."""
 
+    def stop_listening(self) -> None:
+        """All who wanted to be let in have been."""
+        for server in self.servers:
+            server.close()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
@@ -56,19 +61,21 @@ class HttpServer(uvicorn.Server):
         turn_away(self._listener)
         await asyncio.sleep(HANDSHAKE_SECONDS)
         await self._accept_the_last()
-        for server in self.servers:
-            server.close()
+        self.stop_listening()
         await self._read_the_last()
         await super().shutdown(sockets=sockets)
 
+    async def serve_connection(self, connection: socket.socket) -> None:
+        """Answer the requests of a client that was accepted."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, connection)
+
     async def _accept_the_last(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            await loop.connect_accepted_socket(self._new_protocol, connection)
+            await self.serve_connection(connection)
 
     async def _read_the_last(self) -> None:
         """Uvicorn closes connections that have no request: give each the time to send one."""

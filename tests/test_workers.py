@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_every_worker_gives_the_same_answers(server: Server, demo_bundle: Path) 
             assert [card["name"] for card in http.get("/v1/models").json()] == ["demo"]
             assert http.get("/").status_code == 200
             assert httpx.post(f"{server.url}/v2/repository/models/demo/load").status_code == 401
+
+
+def test_workers_have_equally_many_connections(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        answering: Counter[str] = Counter()
+        for _ in range(8):
+            http = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+            answering[worker_of(server, http)] += 1
+    # Not to the last one: a worker may have a connection of a test before.
+    assert len(answering) == WORKERS
+    assert min(answering.values()) >= 2
 
 
 def test_every_worker_tells_the_sum(server: Server) -> None:

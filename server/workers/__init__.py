@@ -7,6 +7,7 @@
     process.py     a worker as the supervisor sees it: start, watch, stop
     supervisor.py  owns the socket, the engines and the workers
     given.py       the models of a worker: what the supervisor gives it
+    accepting.py   which worker lets a client in
     worker.py      a worker; __main__.py starts it
 
 With one worker, the process that answers requests owns the engines, and nothing of this is used.

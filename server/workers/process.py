@@ -43,15 +43,23 @@ class Worker:
     """Runs until it is told to stop, killed, or its parent dies."""
 
     def __init__(
-        self, number: int, settings: ServerSettings, listener: socket.socket, repository: OwnedRepository
+        self,
+        number: int,
+        settings: ServerSettings,
+        repository: OwnedRepository,
+        *,
+        inherited: tuple[int, int],
     ) -> None:
-        """Start the process, with its own share of the settings; from the supervisor's event loop."""
+        """Start the process, with its own share of the settings; from the supervisor's event loop.
+
+        It inherits the descriptors of the listening socket and of the loads.
+        """
         self.number = number
         self._repository = repository
         self._hang_seconds = min(HANG_SECONDS, settings.hang_seconds)
         self._gone = asyncio.Event()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        descriptors = (theirs.fileno(), listener.fileno())
+        descriptors = (theirs.fileno(), *inherited)
         command = [sys.executable, "-m", "server.workers", *map(str, (number, *descriptors))]
         with theirs:
             # What it prints belongs in the log. A session of its own: Ctrl-C is for the parent alone.

@@ -15,6 +15,7 @@ from server.observability.metrics import Metrics
 from server.repository import OwnedRepository
 from server.service import CLOSE_SECONDS, open_tracer
 from server.settings import ServerSettings
+from server.workers.accepting import Loads
 from server.workers.counting import counted_together, forget_gauges
 from server.workers.process import Worker
 from server.workers.shares import share_of
@@ -33,8 +34,7 @@ def supervise(settings: ServerSettings, listener: socket.socket) -> None:
     Raises what a server of one process raises, before it listens; RuntimeUnavailableError where a worker
     cannot start.
     """
-    ApiKeys.of(settings)
-    open_tracer(settings)
+    _check(settings)
     share = share_of(settings)
     with counted_together("supervisor") as directory:
         metrics = Metrics()
@@ -54,6 +54,7 @@ class _Supervisor:
     ) -> None:
         self._settings, self._listener = settings, listener
         self._restarts, self._repository, self._directory = metrics.worker_restarts, repository, directory
+        self._loads = Loads.create(settings.workers)
         self._workers: dict[int, Worker] = {}
         self._stopping, self._hurried = asyncio.Event(), asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
@@ -84,7 +85,8 @@ class _Supervisor:
         return [asyncio.get_running_loop().create_task(self._keep(worker)) for worker in workers]
 
     def _launch(self, number: int) -> Worker:
-        worker = Worker(number, self._settings, self._listener, self._repository)
+        inherited = (self._listener.fileno(), self._loads.descriptor)
+        worker = Worker(number, self._settings, self._repository, inherited=inherited)
         self._workers[number] = worker
         return worker
 
@@ -93,6 +95,7 @@ class _Supervisor:
         pause, began = 0.0, time.monotonic()
         while True:
             ended = await worker.until_gone()
+            self._loads.leave(worker.number)
             forget_gauges(self._directory, worker_name(worker.number))
             if self._stopping.is_set():
                 return
@@ -141,6 +144,13 @@ class _Supervisor:
         """SIGHUP, as with other servers: read again what lies on the disk."""
         self._reloads.add(task := asyncio.get_running_loop().create_task(self._repository.reload_all()))
         task.add_done_callback(self._reloads.discard)
+
+
+def _check(settings: ServerSettings) -> None:
+    """What workers need and would complain about, each on its own."""
+    ApiKeys.of(settings)
+    if (tracer := open_tracer(settings)) is not None:
+        tracer.close()
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

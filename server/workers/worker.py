@@ -15,6 +15,7 @@ from server.observability.metrics import Metrics
 from server.orphans import end_with
 from server.service import Service
 from server.settings import ServerSettings
+from server.workers.accepting import Acceptor, Loads
 from server.workers.counting import VARIABLE, count_as
 from server.workers.given import GivenRepository
 
@@ -22,19 +23,20 @@ ORPHAN_SECONDS = 5.0
 logger = logging.getLogger("lct_deploy.server")
 
 
-def work(number: int, link: socket.socket, listener: socket.socket) -> None:
+def work(number: int, link: socket.socket, listener: socket.socket, loads: Loads) -> None:
     """Serve until the supervisor says so over `link`, or has gone; the settings are the environment's."""
     for ours in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ours, signal.SIG_IGN)  # the supervisor hears them, and tells all workers
+    supervisor = os.getppid()
     settings = ServerSettings()  # pyright: ignore[reportCallIssue] - from the environment
     configure_logging(settings.log_level, settings.log_format, worker=str(number))
     end_with(link, ORPHAN_SECONDS)
     count_as(worker_name(number))
     repository = GivenRepository(link)
-    server = _WorkerServer(Service.of(settings, Metrics(), repository), listener)
+    server = _WorkerServer(Service.of(settings, Metrics(), repository), listener, loads, number)
     repository.obey(server)
-    server.run(sockets=[listener])
-    if server.orphaned:  # nobody else is left to do it
+    server.run(sockets=[])  # it lets in clients by itself
+    if os.getppid() != supervisor:  # it has gone, and nobody else is left to do this
         shutil.rmtree(os.environ[VARIABLE], ignore_errors=True)
 
 
@@ -46,13 +48,28 @@ def worker_name(number: int) -> str:
 class _WorkerServer(HttpServer):
     """A server that stops when it is told to by the supervisor, which has seen to the drain."""
 
-    def __init__(self, service: Service, listener: socket.socket) -> None:
+    def __init__(self, service: Service, listener: socket.socket, loads: Loads, number: int) -> None:
         super().__init__(service, listener)
-        self.orphaned = False
+        self._acceptor = Acceptor(
+            listener,
+            loads,
+            number,
+            serve=self.serve_connection,
+            connections=lambda: len(self.server_state.connections),
+        )
         self._taking_requests = asyncio.Event()
 
     async def when_started(self) -> None:
+        self._acceptor.start()
         self._taking_requests.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        self._acceptor.tell()
+        return await super().on_tick(counter)
+
+    def stop_listening(self) -> None:
+        self._acceptor.stop()
+        self._listener.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -73,5 +90,4 @@ class _WorkerServer(HttpServer):
         # An engine without its owner ends after the batch that it is running: there is no use in waiting.
         if not self.should_exit:
             logger.error("the supervisor has gone: this worker ends")
-            self.orphaned = True
         self.stop(force=True)
