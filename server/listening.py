@@ -7,6 +7,7 @@ import struct
 
 from lct_deploy.errors import UsageError
 
+BACKLOG = 2048  # connections that nobody has accepted; uvicorn's own
 _SO_ATTACH_FILTER = 26  # of <asm/socket.h>; Python does not name it
 # Of TCP's flags (byte 13 of the header) SYN without ACK begins a connection: those packets are dropped, all
 # others kept whole. In the instructions of classic BPF: load a byte, and, jump if equal, return, return.
@@ -28,11 +29,22 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error}", hint="choose --host and --port"
-        ) from error
+        raise _cannot_listen(host, port, error) from error
     listener.setblocking(False)
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Let clients connect; raises UsageError where another process has begun to listen there meanwhile."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> UsageError:
+    return UsageError(f"cannot listen on {host} port {port}: {error}", hint="choose --host and --port")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -6,7 +6,7 @@ import socket
 from types import FrameType
 
 from server.http_server import HttpServer
-from server.listening import bind, url_of
+from server.listening import bind, listen, url_of
 from server.observability.logs import configure_logging
 from server.repository import OwnedRepository
 from server.service import Service, owning_service
@@ -29,6 +29,7 @@ def serve(settings: ServerSettings) -> None:
 
 def _serve_alone(settings: ServerSettings, listener: socket.socket) -> None:
     service, repository = owning_service(settings)
+    listen(listener)
     # uvicorn hands the signal on once it has stopped: an orderly end is exit code 0.
     signal.signal(signal.SIGTERM, _ignore)
     signal.signal(signal.SIGINT, _ignore)

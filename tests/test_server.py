@@ -16,6 +16,7 @@ from lct_deploy.bundle import open_bundle
 from lct_deploy.predictions import predict_files
 from lct_deploy.runtime import RuntimeOptions, open_bundled
 from lct_deploy.sample import DEMO_CHECKPOINT
+from server.listening import bind, listen, turn_away
 from tests.conftest import QuickCli, export
 from tests.leaving import Callers, closing_request
 from tests.serving import Server, assert_problem, classify, encoded, upload
@@ -182,6 +183,23 @@ def test_a_connection_that_was_let_in_last_has_the_time_to_send_its_request(demo
     assert answer.startswith(b"HTTP/1.1 200")
     assert server.process.wait(timeout=30) == 0
     server.process.communicate()
+
+
+def test_who_is_turned_away_is_not_let_in_and_who_was_let_in_goes_on() -> None:
+    with bind("127.0.0.1", 0) as listener, socket.socket() as late:
+        listen(listener)
+        with socket.create_connection(listener.getsockname()) as early:
+            turn_away(listener)
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                late.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                early.sendall(b"a request")
+                accepted.settimeout(10)
+                assert accepted.recv(100) == b"a request"
+            with pytest.raises(BlockingIOError):
+                listener.accept()
 
 
 def test_nobody_who_was_let_in_is_lost(demo_bundle: Path) -> None:

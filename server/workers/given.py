@@ -50,7 +50,7 @@ class GivenRepository:
     def __init__(self, link: socket.socket) -> None:
         self._channel = Channel(link, self._handle, on_end=self._orphaned)
         self._given = asyncio.Event()
-        self._engines: list[int] = []  # all of them, those withdrawn too
+        self._engines: set[int] = set()
 
     def obey(self, server: Obedient) -> None:
         """Pass on to `server` what the supervisor says of it; before `start`."""
@@ -71,7 +71,7 @@ class GivenRepository:
         await self._channel.ask(Unload(name=name))
 
     async def close(self, seconds: float) -> None:
-        await self._attendant.withdraw(self._engines, seconds)
+        await self._attendant.withdraw(list(self._engines), seconds)
 
     def _orphaned(self) -> None:
         self._given.set()  # whoever waits for models gets none
@@ -80,7 +80,7 @@ class GivenRepository:
     async def _handle(self, message: Message, descriptors: Sequence[int]) -> None:
         match message:
             case Serve(models=models):
-                self._engines += [model.engine for model in models]
+                self._engines.update(model.engine for model in models)
                 await self._attendant.serve(list(_offers(models, descriptors)))
             case Connect(engine=engine):
                 self._attendant.connect(engine, socket.socket(fileno=descriptors[0]))
@@ -88,6 +88,7 @@ class GivenRepository:
                 self._attendant.suspend(engine, seconds)
             case Withdraw(engines=engines, seconds=seconds):
                 await self._attendant.withdraw(engines, seconds)
+                self._engines.difference_update(engines)
             case _:
                 await self._obey(message)
 

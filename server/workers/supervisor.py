@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lct_deploy.errors import RuntimeUnavailableError
 from server.auth import ApiKeys
-from server.listening import url_of
+from server.listening import listen, url_of
 from server.observability.metrics import Metrics
 from server.repository import OwnedRepository
 from server.service import CLOSE_SECONDS, open_tracer
@@ -21,7 +21,6 @@ from server.workers.process import Worker
 from server.workers.shares import share_of
 from server.workers.worker import worker_name
 
-BACKLOG = 2048  # uvicorn's own
 STEADY_SECONDS = 10.0  # after which a worker's end has nothing to do with its start
 LONGEST_PAUSE = 30.0  # seconds between two attempts to start a worker
 GRACE_SECONDS = 15.0  # for workers to end, after those that their requests have
@@ -40,6 +39,7 @@ def supervise(settings: ServerSettings, listener: socket.socket) -> None:
         metrics = Metrics()
         repository = OwnedRepository(share, metrics)
         repository.launch()
+        listen(listener)
         asyncio.run(_Supervisor(share, listener, metrics, repository, directory).run())
 
 
@@ -61,7 +61,6 @@ class _Supervisor:
 
     async def run(self) -> None:
         self._repository.watch()
-        self._listener.listen(BACKLOG)
         self._hear_signals()
         try:
             keepers = await self._start_all()
