@@ -131,6 +131,9 @@ def test_every_worker_tells_the_sum(server: Server) -> None:
             assert counted - before("lct_stage_duration_seconds_count", **of_stage) == 3 * WORKERS
             assert after("lct_queue_images") == 0
             assert after("lct_queue_capacity_images") == 256
+            assert after("process_max_fds") > after("process_open_fds") > 5 * (WORKERS + 1)
+            assert after("process_resident_memory_bytes") > 40e6 * (WORKERS + 1)
+            assert time.time() - 600 < after("process_start_time_seconds") < time.time()
             (statistics,) = http.get("/v2/models/demo/stats").json()["model_stats"]
             assert statistics["inference_count"] == after("nv_inference_count")
 
@@ -221,6 +224,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_requests_along(server: Serve
     wait_for(lambda: scrape(server.url)("lct_requests_in_flight") == 0)
     after = scrape(server.url)
     # What it had counted is kept, to the last one.
+    assert after("process_cpu_seconds_total") >= before("process_cpu_seconds_total")
     assert after("lct_requests_total", model="demo") == before("lct_requests_total", model="demo") + 1
     assert after("lct_worker_restarts_total") == before("lct_worker_restarts_total") + 1
     assert after("lct_queue_images") == 0

@@ -4,6 +4,7 @@
     channel.py     how: questions and answers over a socket, with descriptors
     shares.py      what of the settings each worker is told
     counting.py    the directory in which all of them count together
+    usage.py       memory, files and processor time of all of them
     process.py     a worker as the supervisor sees it: start, watch, stop
     supervisor.py  owns the socket, the engines and the workers
     given.py       the models of a worker: what the supervisor gives it

@@ -19,6 +19,7 @@ from server.workers.accepting import Loads
 from server.workers.counting import counted_together, forget_gauges
 from server.workers.process import Worker
 from server.workers.shares import share_of
+from server.workers.usage import SECONDS, Usage
 from server.workers.worker import worker_name
 
 STEADY_SECONDS = 10.0  # after which a worker's end has nothing to do with its start
@@ -62,12 +63,14 @@ class _Supervisor:
     async def run(self) -> None:
         self._repository.watch()
         self._hear_signals()
+        telling = asyncio.get_running_loop().create_task(_tell_usage())
         try:
             keepers = await self._start_all()
             print(url_of(self._listener), flush=True)
             await self._stopping.wait()
             await self._stop(keepers)
         finally:
+            telling.cancel()
             for worker in self._workers.values():
                 worker.kill()  # of those that have ended, without effect
             await self._repository.close(CLOSE_SECONDS)
@@ -150,6 +153,13 @@ def _check(settings: ServerSettings) -> None:
     ApiKeys.of(settings)
     if (tracer := open_tracer(settings)) is not None:
         tracer.close()
+
+
+async def _tell_usage() -> None:
+    usage = Usage(gives_start=True)
+    while True:
+        usage.tell()
+        await asyncio.sleep(SECONDS)
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

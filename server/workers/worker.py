@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Generator
 
 from server.http_server import HttpServer
@@ -18,6 +19,7 @@ from server.settings import ServerSettings
 from server.workers.accepting import Acceptor, Loads
 from server.workers.counting import VARIABLE, count_as
 from server.workers.given import GivenRepository
+from server.workers.usage import SECONDS, Usage
 
 ORPHAN_SECONDS = 5.0
 logger = logging.getLogger("lct_deploy.server")
@@ -58,6 +60,7 @@ class _WorkerServer(HttpServer):
             connections=lambda: len(self.server_state.connections),
         )
         self._taking_requests = asyncio.Event()
+        self._usage, self._looked = Usage(), 0.0
 
     async def when_started(self) -> None:
         self._acceptor.start()
@@ -65,6 +68,9 @@ class _WorkerServer(HttpServer):
 
     async def on_tick(self, counter: int) -> bool:
         self._acceptor.tell()
+        if time.monotonic() >= self._looked + SECONDS:
+            self._looked = time.monotonic()
+            self._usage.tell()
         return await super().on_tick(counter)
 
     def stop_listening(self) -> None:
