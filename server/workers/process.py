@@ -75,7 +75,7 @@ class Worker:
         self._channel.start()
 
     async def start(self) -> bool:
-        """Give it the models; whether it takes requests now, or has gone instead."""
+        """Give it the models; False where it ended before it took requests."""
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._repository.join(self)
@@ -83,9 +83,10 @@ class Worker:
         except TimeoutError:
             logger.error("worker %d did not start within %g s: it is killed", self.number, START_SECONDS)
             self.kill()
+            return False
         except ChannelEndedError:
-            pass
-        return not self._gone.is_set()
+            return False
+        return True
 
     async def until_gone(self) -> str:
         """How it ended, in words; one that does not answer is killed."""

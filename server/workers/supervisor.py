@@ -84,7 +84,10 @@ class _Supervisor:
                     f"worker {worker.number} ended with {await worker.until_gone()} while it was starting",
                     hint="its messages are above",
                 )
-        return [asyncio.get_running_loop().create_task(self._keep(worker)) for worker in workers]
+        keepers = [asyncio.get_running_loop().create_task(self._keep(worker)) for worker in workers]
+        for keeper in keepers:  # which end when the server stops, or by an error that stops it
+            keeper.add_done_callback(lambda _: self._stopping.set())
+        return keepers
 
     def _launch(self, number: int) -> Worker:
         inherited = (self._listener.fileno(), self._loads.descriptor)
@@ -122,9 +125,11 @@ class _Supervisor:
             worker.stop()
         self._listener.close()  # theirs are open until they have let in the last
         seconds = self._settings.shutdown_seconds + GRACE_SECONDS
-        _, late = await asyncio.wait(keepers, timeout=seconds)
+        ended, late = await asyncio.wait(keepers, timeout=seconds)
         if late:
             logger.error("%d workers have not ended within %g s: they are killed", len(late), seconds)
+        for keeper in ended:
+            keeper.result()
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
