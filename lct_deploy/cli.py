@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from lct_deploy.commands.bench import bench_command
 from lct_deploy.commands.compile import compile_command
 from lct_deploy.commands.demo import demo_command
 from lct_deploy.commands.export import export_command
@@ -32,6 +33,7 @@ app.command("verify")(verify_command)
 app.command("predict")(predict_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
+app.command("bench")(bench_command)
 app.command("demo")(demo_command)
 
 

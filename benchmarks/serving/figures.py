@@ -2,44 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.latency import Latency
 from benchmarks.serving.connection import Outcome
 
 OK = 200
-PERCENTILES = (50, 90, 95, 99)
 NAMES = {
     Outcome.REFUSED: "refused",
     Outcome.LOST: "lost",
     Outcome.LOST_IDLE: "lost on a connection used before",
     Outcome.TIMED_OUT: "no answer in time",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds; a percentile is the least value that as many per cent of all do not exceed."""
-
-    min: float
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
-
-    @classmethod
-    def of(cls, milliseconds: NDArray[np.float64]) -> "Latency | None":
-        """None of no values."""
-        if not len(milliseconds):
-            return None
-        percentiles = np.percentile(milliseconds, PERCENTILES, method="inverted_cdf")
-        values = (milliseconds.min(), milliseconds.mean(), *percentiles, milliseconds.max())
-        names = (field.name for field in fields(cls))
-        return cls(**{name: round(float(value), 3) for name, value in zip(names, values, strict=True)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +37,6 @@ class Figures:
 
     def row(self) -> dict[str, object]:
         """As columns of a result file."""
-        latency = {f"{field.name}_ms": getattr(self.latency, field.name, None) for field in fields(Latency)}
         errors = "; ".join(f"{name}: {count}" for name, count in self.errors.items())
         return {
             "requests": self.requests,
@@ -68,7 +44,7 @@ class Figures:
             "errors": errors,
             "measured_seconds": self.seconds,
             "throughput": self.throughput,
-            **latency,
+            **Latency.columns(self.latency),
             "late_ms": self.late_ms,
         }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from lct_deploy.bundle import open_bundle
-from lct_deploy.commands.options import JsonOption, PrecisionOption, given, parse_batches, parse_precision
+from lct_deploy.commands.options import JsonOption, PrecisionOption, given, parse_counts, parse_precision
 from lct_deploy.commands.shared import announce, command_line, extra
 from lct_deploy.errors import UsageError
 from lct_deploy.host import host_isa
@@ -77,7 +77,7 @@ def _compile_for_host(
         from exporters.host.compile import CompileOptions, compile_for_host
 
     options = CompileOptions(
-        batches=parse_batches(batch), precision=parse_precision(precision), images=images
+        batches=parse_counts(batch, "batch sizes"), precision=parse_precision(precision), images=images
     )
     manifest = compile_for_host(
         open_bundle(bundle, compiled=False), options, command=command_line(), announce=announce

@@ -1,5 +1,6 @@
 """Options that several commands have, and what their texts mean."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -27,11 +28,28 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{text!r} is not a list of batch sizes such as 1,8") from error
+def parse_counts(text: str, what: str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, as 1,8,32; raises UsageError for others, saying `what` they stand for."""
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} is not a list of {what} such as 1,8")
+    return tuple(int(part) for part in parts)
+
+
+def parse_cores(text: str | None) -> tuple[int, ...]:
+    """Numbers of cores that this process may use, as 0,1; none of None."""
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise UsageError(f"{text!r} is not a list of cores such as 0,1")
+    cores, usable = tuple(int(part) for part in parts), os.sched_getaffinity(0)
+    if not usable.issuperset(cores):
+        raise UsageError(
+            f"core {next(core for core in cores if core not in usable)} is not one that this process may use",
+            hint=f"cores here are {', '.join(map(str, sorted(usable)))}",
+        )
+    return cores
 
 
 def parse_numbers(text: str | None) -> tuple[float, ...] | None:

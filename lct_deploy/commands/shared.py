@@ -5,7 +5,12 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.table import Table
+
 from lct_deploy.errors import RuntimeUnavailableError
+
+_NO_TERMINAL = 10_000  # characters
 
 
 def announce(message: str) -> None:
@@ -16,6 +21,12 @@ def announce(message: str) -> None:
 def command_line() -> str:
     """What the user typed, for the manifest to say how an artifact was made."""
     return shlex.join(["lct-deploy", *sys.argv[1:]])
+
+
+def print_wide(table: Table) -> None:
+    """To stdout; where that is no terminal, without folding lines at the 80 characters that rich assumes."""
+    console = Console() if sys.stdout.isatty() else Console(width=_NO_TERMINAL)
+    console.print(table)
 
 
 @contextmanager

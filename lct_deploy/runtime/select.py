@@ -26,6 +26,12 @@ _RUNTIMES = {
 }
 
 
+def check_known(name: str) -> None:
+    """Raise UsageError for the name of a runtime that there is not."""
+    if name not in _RUNTIMES:
+        raise UsageError(f"unknown runtime {name!r}", hint=f"runtimes are {', '.join(_RUNTIMES)}")
+
+
 def open_artifact(
     name: str, path: Path, options: RuntimeOptions, artifact: Artifact | None = None
 ) -> Runtime:
@@ -34,8 +40,7 @@ def open_artifact(
     `artifact` is what a bundle says of the file, without which engines are not opened. Raises
     UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
     """
-    if name not in _RUNTIMES:
-        raise UsageError(f"unknown runtime {name!r}", hint=f"runtimes are {', '.join(_RUNTIMES)}")
+    check_known(name)
     module, class_name, extra = _RUNTIMES[name]
     try:
         runtime: type[ArtifactRuntime] = getattr(importlib.import_module(module), class_name)

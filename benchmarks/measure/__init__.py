@@ -1,0 +1,1 @@
+"""How a network's speed is measured: processes that take turns, until their rounds agree."""

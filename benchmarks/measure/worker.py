@@ -1,0 +1,127 @@
+"""`python -m benchmarks.measure.worker SUBJECT`: opens a subject, then takes the turns it reads from stdin.
+
+A process of its own, so that memory is one subject's, and so that it can be halted while others have
+their turn.
+"""
+
+import os
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from benchmarks.measure.messages import Failed, Opened, Subject, Taken, Turn
+from benchmarks.serving.photos import photos
+from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.errors import LctDeployError
+from lct_deploy.golden import check_golden
+from lct_deploy.preprocessing import decode
+from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
+
+LEAST = 3  # inferences of a turn, however long they take
+DECODED = 9  # times that a photograph is decoded
+
+Infer = Callable[[NDArray[np.uint8]], object]
+
+
+def main() -> None:
+    answers = _private_stdout()
+    subject = Subject.model_validate_json(sys.argv[1])
+    if subject.cores:
+        os.sched_setaffinity(0, subject.cores)
+    try:
+        bundle = open_bundle(subject.bundle)
+        runtime = _open(bundle, subject)
+        _say(answers, _opened(bundle, runtime))
+        for line in sys.stdin:
+            _say(answers, take_turn(runtime, Turn.model_validate_json(line)))
+    except LctDeployError as error:
+        _say(answers, Failed(error=error.message, hint=error.hint))
+
+
+def take_turn(runtime: Runtime, turn: Turn) -> Taken:
+    """Raises what the runtime raises."""
+    spec = runtime.spec
+    shape = (turn.batch, spec.height, spec.width, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    began = time.perf_counter()
+    times = _repeat_in_threads(runtime.infer, images, turn)
+    seconds = time.perf_counter() - began
+    return Taken(
+        milliseconds=tuple(round(1e3 * value, 5) for value in times),
+        seconds=seconds,
+        rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    )
+
+
+def _repeat_in_threads(infer: Infer, images: NDArray[np.uint8], turn: Turn) -> list[float]:
+    end = time.perf_counter() + turn.seconds
+    times: list[list[float]] = [[] for _ in range(turn.concurrency)]
+    others = [threading.Thread(target=_repeat, args=(infer, images, end, own)) for own in times[1:]]
+    for thread in others:
+        thread.start()
+    _repeat(infer, images, end, times[0])
+    for thread in others:
+        thread.join()
+    return [value for own in times for value in own]
+
+
+def _repeat(infer: Infer, images: NDArray[np.uint8], end: float, times: list[float]) -> None:
+    """Seconds of each inference until `end`, of which some may be over it."""
+    clock = time.perf_counter
+    while len(times) < LEAST or clock() < end:
+        started = clock()
+        infer(images)
+        times.append(clock() - started)
+
+
+def _open(bundle: Bundle, subject: Subject) -> Runtime:
+    options = RuntimeOptions(threads=subject.threads, provider=subject.provider)
+    return open_bundled(bundle, subject.runtime, options, subject.precision)
+
+
+def _opened(bundle: Bundle, runtime: Runtime) -> Opened:
+    """Raises ParityError where it does not answer as PyTorch did: such a speed would be of no use."""
+    spec = runtime.spec
+    parity = check_golden(bundle, runtime)
+    return Opened(
+        arch=bundle.manifest.arch,
+        runtime=spec.runtime,
+        precision=spec.precision,
+        compiled_batches=spec.compiled_batches,
+        device=spec.device,
+        golden_error=parity.max_abs_error,
+        preprocess_ms=_preprocess_ms(bundle),
+    )
+
+
+def _preprocess_ms(bundle: Bundle) -> float:
+    preprocessing, times = bundle.manifest.input.preprocessing, list[float]()
+    (photo,) = photos(1)
+    for _ in range(DECODED):
+        started = time.perf_counter()
+        decode(photo, preprocessing)
+        times.append(1e3 * (time.perf_counter() - started))
+    return round(statistics.median(times), 4)
+
+
+def _private_stdout() -> IO[str]:
+    """Where answers go; what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: IO[str], message: BaseModel) -> None:
+    answers.write(message.model_dump_json() + "\n")
+
+
+if __name__ == "__main__":
+    main()
