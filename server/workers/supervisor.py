@@ -5,8 +5,11 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
+from types import FrameType
 
 from lct_deploy.errors import RuntimeUnavailableError
 from server.auth import ApiKeys
@@ -36,12 +39,26 @@ def supervise(settings: ServerSettings, listener: socket.socket) -> None:
     """
     _check(settings)
     share = share_of(settings)
-    with counted_together("supervisor") as directory:
+    with _tidy_on_sigterm(), counted_together("supervisor") as directory:
         metrics = Metrics()
         repository = OwnedRepository(share, metrics)
         repository.launch()
         listen(listener)
         asyncio.run(_Supervisor(share, listener, metrics, repository, directory).run())
+
+
+@contextlib.contextmanager
+def _tidy_on_sigterm() -> Generator[None]:
+    """A server that is told to end while it starts leaves nothing behind either."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Supervisor:
