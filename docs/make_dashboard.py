@@ -231,9 +231,10 @@ ROWS: dict[str, list[Panel]] = {
             options={"showValue": "never", "mergeValues": True, "rowHeight": 0.8},
         ),
         Panel(
-            title="Restarts of engines",
+            title="Restarts of engines and workers",
             queries={
-                "{{model}} {{version}} {{instance}}": "increase(lct_engine_restarts_total{MODEL}[RATE])"
+                "{{model}} {{version}} {{instance}}": "increase(lct_engine_restarts_total{MODEL}[RATE])",
+                "workers {{instance}}": "increase(lct_worker_restarts_total{INSTANCE}[RATE])",
             },
             defaults={"min": 0},
         ),

@@ -16,7 +16,7 @@ from server.health import health_router
 from server.observability.middleware import ObservabilityMiddleware
 from server.observability.scrape import metrics_router
 from server.page import page_router
-from server.service import Service
+from server.service import Service, owning_service
 from server.settings import ServerSettings
 from server.shortcut import Shortcut
 from server.v2.documentation import INFER
@@ -27,8 +27,9 @@ EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")  # headers that pages
 
 
 def create_app() -> ASGIApp:
-    """An application over the settings of the environment; raises what `Service.open` raises."""
-    return build_app(Service.open(ServerSettings()))  # pyright: ignore[reportCallIssue] - from the environment
+    """An application over the settings of the environment; raises what `owning_service` raises."""
+    service, _ = owning_service(ServerSettings())  # pyright: ignore[reportCallIssue] - from the environment
+    return build_app(service)
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -57,7 +58,7 @@ def build_app(service: Service) -> ASGIApp:
 def _new_fastapi(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        service.start()
+        await service.start()
         yield
         await service.close()
 

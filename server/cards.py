@@ -7,7 +7,7 @@ from lct_deploy.architecture import AttentionKind
 from lct_deploy.manifest import Manifest, ParityReport, Precision
 from lct_deploy.preprocessing import Interpolation
 from lct_deploy.runtime.base import RuntimeSpec
-from server.models import ModelRegistry
+from server.models import Models
 
 
 class _Part(BaseModel):
@@ -63,7 +63,7 @@ class ModelCard(_Part):
     fusion: FusionCard
 
 
-def cards_router(models: ModelRegistry) -> APIRouter:
+def cards_router(models: Models) -> APIRouter:
     """The route over `models`."""
     router = APIRouter(tags=["classification"])
 

@@ -9,8 +9,9 @@ from server.auth import ApiKeys
 from server.bodies import Bodies
 from server.decoding import Decoders
 from server.draining import Drain
-from server.models import ModelRegistry
+from server.models import Models
 from server.observability.metrics import Metrics
+from server.repository import OwnedRepository, Repository
 from server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -27,42 +28,57 @@ class Service:
     keys: ApiKeys
     metrics: Metrics
     tracer: "Tracer | None"
-    models: ModelRegistry
+    models: Models
+    repository: Repository
     drain: Drain
     decoders: Decoders
     bodies: Bodies
 
     @classmethod
-    def open(cls, settings: ServerSettings) -> Self:
-        """Every model has answered its golden inputs when this returns.
+    def of(cls, settings: ServerSettings, metrics: Metrics, repository: Repository) -> Self:
+        """With the models that `repository` gives.
 
-        Raises UsageError for settings that cannot be used, and what `ModelRegistry.open` raises.
+        Raises UsageError for settings that cannot be used, RuntimeUnavailableError without what they need.
         """
-        keys, tracer, metrics = ApiKeys.of(settings), _open_tracer(settings), Metrics()
+        keys, tracer = ApiKeys.of(settings), open_tracer(settings)
         return cls(
             settings=settings,
             keys=keys,
             metrics=metrics,
             tracer=tracer,
-            models=ModelRegistry.open(settings, metrics),
+            models=Models(settings, metrics),
+            repository=repository,
             drain=Drain(),
             decoders=Decoders(settings.decode_threads),
             bodies=Bodies(settings),
         )
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Take requests; from the event loop that will answer them."""
-        self.models.start()
+        await self.repository.start(self.models)
 
     async def close(self) -> None:
-        """Answer what has been accepted, then end the engines."""
-        await self.models.close(CLOSE_SECONDS)
+        """Answer what has been accepted, then let go of the engines."""
+        await self.repository.close(CLOSE_SECONDS)
         self.decoders.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
 
-def _open_tracer(settings: ServerSettings) -> "Tracer | None":
+def owning_service(settings: ServerSettings) -> tuple[Service, OwnedRepository]:
+    """A service with engines of its own; every model has answered its golden inputs when this returns.
+
+    Raises what `Service.of` and `OwnedRepository.launch` raise.
+    """
+    metrics = Metrics()
+    repository = OwnedRepository(settings, metrics)
+    service = Service.of(settings, metrics, repository)
+    repository.launch()
+    return service, repository
+
+
+def open_tracer(settings: ServerSettings) -> "Tracer | None":
+    """None unless it is asked for; raises RuntimeUnavailableError where its packages are missing."""
     if not settings.otel:
         return None
     try:

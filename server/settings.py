@@ -18,6 +18,9 @@ class ServerSettings(BaseSettings):
     bundles: tuple[Path, ...] = Field(min_length=1, description="bundles, or repositories of them")
     host: str = Field(default="127.0.0.1", description="this machine only; 0.0.0.0 for all networks")
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="processes that read and decode, in front of the same engines"
+    )
     log_level: str = Field(
         default="info",
         pattern="^(critical|error|warning|info|debug)$",
@@ -51,7 +54,9 @@ class ServerSettings(BaseSettings):
     instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
     intra_op_threads: int = Field(default_factory=available_cores, ge=1, description="of one inference")
     decode_threads: int = Field(
-        default_factory=lambda: max(1, available_cores() // 2), ge=1, description="see server/decoding.py"
+        default_factory=lambda data: max(1, available_cores() // (2 * data.get("workers", 1))),
+        ge=1,
+        description="of each worker; see server/decoding.py",
     )
     max_batch: int | None = Field(
         default=None, ge=1, le=1024, description="by default what pays with the runtime"

@@ -55,8 +55,16 @@ class Server:
 
     def engines(self) -> list[int]:
         """Process ids of the engines, in the order in which they were started."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return self._children("server.engine")
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers, likewise."""
+        return self._children("server.workers")
+
+    def _children(self, module: str) -> list[int]:
+        threads = Path(f"/proc/{self.process.pid}/task").iterdir()
+        children = [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+        return sorted((pid for pid in children if module in command_of(pid)), key=_started)
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +76,22 @@ class Server:
         if error is None:
             assert code == 0, messages
             assert "Traceback" not in messages
+
+
+def command_of(pid: int) -> list[str]:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def _started(pid: int) -> tuple[int, int]:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return (0, pid)
+    return (int(stat.rpartition(")")[2].split()[19]), pid)
 
 
 def encoded(index: int = 0, kind: str = "PNG", size: int | None = None) -> bytes:

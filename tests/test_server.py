@@ -16,7 +16,9 @@ from lct_deploy.bundle import open_bundle
 from lct_deploy.predictions import predict_files
 from lct_deploy.runtime import RuntimeOptions, open_bundled
 from lct_deploy.sample import DEMO_CHECKPOINT
+from server.listening import bind, listen, turn_away
 from tests.conftest import QuickCli, export
+from tests.leaving import Callers, closing_request
 from tests.serving import Server, assert_problem, classify, encoded, upload
 
 
@@ -168,6 +170,48 @@ def test_requests_in_flight_are_answered_after_sigterm(demo_bundle: Path) -> Non
     assert b"Ankle boot" in answer
     assert server.process.wait(timeout=30) == 0
     server.process.communicate()
+
+
+def test_a_connection_that_was_let_in_last_has_the_time_to_send_its_request(demo_bundle: Path) -> None:
+    server = Server(demo_bundle)
+    address = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as late:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        late.sendall(closing_request("/v1/classify", encoded(), "image/png"))
+        answer = b"".join(iter(lambda: late.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert server.process.wait(timeout=30) == 0
+    server.process.communicate()
+
+
+def test_who_is_turned_away_is_not_let_in_and_who_was_let_in_goes_on() -> None:
+    with bind("127.0.0.1", 0) as listener, socket.socket() as late:
+        listen(listener)
+        with socket.create_connection(listener.getsockname()) as early:
+            turn_away(listener)
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                late.connect(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                early.sendall(b"a request")
+                accepted.settimeout(10)
+                assert accepted.recv(100) == b"a request"
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def test_nobody_who_was_let_in_is_lost(demo_bundle: Path) -> None:
+    for _ in range(3):
+        server = Server(demo_bundle)
+        callers = Callers(server.url, closing_request("/v1/classify", encoded(), "image/png"), count=8)
+        time.sleep(0.5)
+        code, messages = server.stop()
+        assert code == 0, messages
+        outcomes = callers.join()
+        assert outcomes["answered"] > 0
+        assert outcomes.keys() == {"answered", "refused"}, outcomes
 
 
 def test_sigint_stops_it_cleanly_too(demo_bundle: Path) -> None:

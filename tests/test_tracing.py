@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -153,6 +153,18 @@ def test_who_sends_them(collector: Collector, demo_bundle: Path, monkeypatch: py
         classify(http, encoded())
     assert collector.resource["service.name"] == "shoes"
     assert collector.resource["deployment.environment"] == "test"
+
+
+def test_every_worker_sends_its_own(collector: Collector, demo_bundle: Path) -> None:
+    with traced(demo_bundle, workers=2) as (server, _), ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=60)) for _ in range(4)]
+        for number, http in enumerate(clients):
+            assert classify(http, encoded(number)).status_code == 200
+    assert [span.name for span in collector.spans if span.kind == SERVER] == ["POST /v1/classify"] * 4
+    lines = [line for line in server.log() if line.get("route") == "/v1/classify"]
+    assert {line["worker"] for line in lines} == {"1", "2"}
+    spans = {span.id for span in collector.spans if span.kind == SERVER}
+    assert {line["span_id"] for line in lines} == spans
 
 
 def test_requests_that_fail_and_probes_that_are_none(collector: Collector, demo_bundle: Path) -> None:

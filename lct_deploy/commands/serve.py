@@ -14,6 +14,7 @@ def serve_command(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles, or repositories of them.")],
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read and decode images.")] = None,
     runtime: Annotated[
         str | None, typer.Option(help="onnxruntime (default), tensorrt, tensorrt-rtx.")
     ] = None,
@@ -38,6 +39,7 @@ def serve_command(
     chosen = given(
         host=host,
         port=port,
+        workers=workers,
         runtime=runtime,
         provider=provider,
         precision=parse_precision(precision),

@@ -5,12 +5,9 @@ CONFIG is an EngineConfig in JSON; CONTROL a socket and RUNNING the lanes' clock
 
 import mmap
 import os
-import select
 import signal
 import socket
 import sys
-import threading
-import time
 
 import numpy as np
 
@@ -23,6 +20,7 @@ from server.engine.config import BatchSizes, EngineConfig, EngineInfo
 from server.engine.engine import Engine
 from server.engine.process import Failure
 from server.observability.logs import configure_logging
+from server.orphans import end_with
 
 WARM_UP_IMAGES = 4
 ORPHAN_SECONDS = 20
@@ -45,19 +43,11 @@ def main() -> None:
     running = np.frombuffer(mmap.mmap(clocks, os.fstat(clocks).st_size), np.float64)
     engine = Engine(runtimes, sizes, max_delay=config.max_delay, control=control, running=running)
     control.send(_info(bundle, runtimes[0], sizes).model_dump_json().encode())
-    threading.Thread(target=_end_with_parent, args=(control,), daemon=True).start()
+    # Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself.
+    end_with(control, ORPHAN_SECONDS)
     engine.run()
     for runtime in runtimes:
         runtime.close()
-
-
-def _end_with_parent(control: socket.socket) -> None:
-    """Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself."""
-    hung_up = select.poll()
-    hung_up.register(control, 0)  # a hang-up alone
-    hung_up.poll()
-    time.sleep(ORPHAN_SECONDS)
-    os._exit(1)
 
 
 def _open(config: EngineConfig) -> tuple[Bundle, list[Runtime]]:

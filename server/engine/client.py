@@ -27,7 +27,7 @@ from server.engine.messages import (
     unpack_for_client,
 )
 from server.engine.rate import CompletionRate
-from server.engine.slots import Geometry, Slots, State
+from server.engine.slots import Slots, State
 from server.engine.statistics import Statistics
 from server.observability.record import current_record
 from server.refusals import (
@@ -67,18 +67,16 @@ class EngineClient:
     Outlives the engine's process: what waited when one died goes to the next, in its order.
     """
 
-    def __init__(
-        self, geometry: Geometry, *, on_lost: Callable[[], None], on_change: Callable[[int], None]
-    ) -> None:
-        """`on_change` hears by how many `outstanding` has changed."""
-        self.slots = Slots.create(geometry)
-        self._free = list(reversed(range(geometry.count)))
+    def __init__(self, slots: Slots, *, on_change: Callable[[int], None]) -> None:
+        """Owns `slots` from now on; `on_change` hears by how many `outstanding` has changed."""
+        self.slots = slots
+        self._free = list(reversed(range(slots.geometry.count)))
         self._pending: dict[int, _Pending] = {}  # in the order of their submission
         self._ids = itertools.count(1)
         self._link: socket.socket | None = None
         self._unsent: deque[bytes] = deque()
         self._statistics: deque[asyncio.Future[Statistics]] = deque()
-        self._on_lost, self._on_change = on_lost, on_change
+        self._on_change = on_change
         self._packet = memoryview(bytearray(LONGEST))
         self._rate = CompletionRate()
         self._idle = asyncio.Event()
@@ -94,7 +92,12 @@ class EngineClient:
         return self.slots.geometry.count - len(self._free)
 
     def connect(self, link: socket.socket) -> None:
-        """Use a new engine's connection, and give it what waits."""
+        """Use a new engine's connection, and give it what waits.
+
+        The old one has ended by now, of which this process may not have heard yet.
+        """
+        while self._link is not None:
+            self._receive()
         link.setblocking(False)
         self._link = link
         asyncio.get_running_loop().add_reader(link.fileno(), self._receive)
@@ -232,7 +235,6 @@ class EngineClient:
             elif (self.slots.states[list(pending.slots)] == State.RUNNING).any():
                 why = "the model's engine died while it was computing this request"
                 self._lose(pending, EngineLostError(why, 1))
-        self._on_lost()
 
     def _lose(self, pending: _Pending, why: EngineLostError) -> None:
         del self._pending[pending.id]

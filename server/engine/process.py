@@ -1,11 +1,13 @@
 """An engine as its parent sees it: a process that is started, watched and stopped."""
 
+import asyncio
 import mmap
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -14,7 +16,7 @@ from lct_deploy import errors
 from lct_deploy.errors import LctDeployError, RuntimeUnavailableError
 from server.engine.config import EngineConfig, EngineInfo
 from server.engine.messages import LONGEST
-from server.engine.slots import Slots
+from server.engine.slots import Geometry
 
 STOP_SECONDS = 10
 _MAX_LANES = 512  # a page of clocks
@@ -64,7 +66,7 @@ class EngineProcess:
         if not packet:
             code = self._process.wait()
             raise RuntimeUnavailableError(
-                f"the engine process ended with {_describe_exit(code)} while it was starting",
+                f"the engine process ended with {describe_exit(code)} while it was starting",
                 hint="its messages are above",
             )
         try:
@@ -73,13 +75,30 @@ class EngineProcess:
             self._process.wait()
             raise Failure.model_validate_json(packet).exception() from None
 
-    def attach(self, slots: Slots) -> socket.socket:
-        """A new connection that uses `slots`; the client's end of it."""
+    def attach(self, memory: int, geometry: Geometry) -> socket.socket:
+        """A new connection that uses the slots in `memory`; the client's end of it.
+
+        Raises OSError where the engine has died.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            descriptors = [theirs.fileno(), slots.descriptor]
-            socket.send_fds(self._control, [slots.geometry.model_dump_json().encode()], descriptors)
+            try:
+                document = geometry.model_dump_json().encode()
+                socket.send_fds(self._control, [document], [theirs.fileno(), memory])
+            except OSError:
+                ours.close()
+                raise
         return ours
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """`call` in the running event loop as soon as the process is gone, until `forget`."""
+        # An engine that is ready says nothing here any more: only its end can be read.
+        asyncio.get_running_loop().add_reader(self._control.fileno(), call)
+
+    def forget(self) -> None:
+        """Undo `when_ended`; before the process is killed or stopped."""
+        if self._control.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
 
     def stuck_seconds(self) -> float:
         """For how long the slowest of its lanes has been computing one batch."""
@@ -89,7 +108,7 @@ class EngineProcess:
     def exit_status(self) -> str | None:
         """How it ended, in words; None while it runs."""
         code = self._process.poll()
-        return None if code is None else _describe_exit(code)
+        return None if code is None else describe_exit(code)
 
     def kill(self) -> None:
         """End it at once, whatever it is doing."""
@@ -107,5 +126,6 @@ class EngineProcess:
             self._process.wait()
 
 
-def _describe_exit(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """A process's exit code in words, as `subprocess` tells it."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -3,7 +3,6 @@
 import mmap
 import os
 from enum import IntEnum
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,13 @@ class Geometry(BaseModel):
         return self.count * (self.height * self.width * 3 + self.classes * 4 + 1)
 
 
+def create_memory(geometry: Geometry) -> int:
+    """A descriptor of memory without a name, which the kernel frees whatever happens to the processes."""
+    descriptor = os.memfd_create("lct-slots")
+    os.ftruncate(descriptor, geometry.nbytes)
+    return descriptor
+
+
 class Slots:
     """The three arrays over one piece of memory; it lives as long as somebody holds its descriptor."""
 
@@ -50,13 +56,6 @@ class Slots:
         self.states: NDArray[np.uint8] = np.frombuffer(
             memory, np.uint8, count, logits_bytes + self.images.nbytes
         )
-
-    @classmethod
-    def create(cls, geometry: Geometry) -> Self:
-        """Memory without a name, which the kernel frees whatever happens to the processes."""
-        descriptor = os.memfd_create("lct-slots")
-        os.ftruncate(descriptor, geometry.nbytes)
-        return cls(descriptor, geometry)
 
     def close(self) -> None:
         """Let go of the descriptor; the arrays stay usable until they are dropped."""

@@ -55,6 +55,9 @@ class Metrics:
         self.load_failures = self._counter(
             "lct_model_load_failures", "Attempts to load a model that failed its checks.", "model"
         )
+        self.worker_restarts = self._counter(
+            "lct_worker_restarts", "Workers that died or hung and were replaced."
+        )
         self.in_flight = self._gauge("lct_requests_in_flight", "Requests that are not answered yet.")
         self.queue = self._gauge("lct_queue_images", "Images that wait or are being computed.", *_MODEL)
         self.capacity = self._gauge(

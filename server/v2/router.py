@@ -120,26 +120,26 @@ def _add_models(router: APIRouter, service: Service) -> None:
 
 
 def _add_repository(router: APIRouter, service: Service) -> None:
-    models, keys, bodies = service.models, service.keys, service.bodies
+    repository, keys, bodies = service.repository, service.keys, service.bodies
 
     async def index(request: Request) -> Response:
         """Models that are served, and what else the repository holds."""
         keys.check(request, "infer")
         async with bodies.read(request, MAX_BYTES) as body:
-            return _json(await repository_index(models, body))
+            return _json(await repository_index(repository, body))
 
     async def load(request: Request, model: str) -> Response:
         """Serve what the repository now has by this name, in place of what is served."""
         keys.check(request, "admin")
         async with bodies.read(request, MAX_BYTES) as body:
-            await load_model(models, model, body)
+            await load_model(repository, model, body)
         return _json({})
 
     async def unload(request: Request, model: str) -> Response:
         """Serve the model no longer; what it has accepted is answered first."""
         keys.check(request, "admin")
         async with bodies.read(request, MAX_BYTES) as body:
-            await unload_model(models, model, body)
+            await unload_model(repository, model, body)
         return _json({})
 
     router.add_api_route(
