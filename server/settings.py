@@ -52,14 +52,16 @@ class ServerSettings(BaseSettings):
     cuda_graphs: bool = Field(default=True, description="TensorRT: launch an inference's kernels at once")
 
     instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
-    intra_op_threads: int = Field(default_factory=available_cores, ge=1, description="of one inference")
+    intra_op_threads: int | None = Field(
+        default=None, ge=1, description="of one inference; by default what pays for the network"
+    )
     decode_threads: int = Field(
         default_factory=lambda data: max(1, available_cores() // (2 * data.get("workers", 1))),
         ge=1,
         description="of each worker; see server/decoding.py",
     )
     max_batch: int | None = Field(
-        default=None, ge=1, le=1024, description="by default what pays with the runtime"
+        default=None, ge=1, le=1024, description="by default what pays for the network"
     )
     max_delay_ms: float = Field(default=0, ge=0, le=10_000, description="that a batch waits to be filled")
 

@@ -63,11 +63,11 @@ class KeptEngine:
             runtime=settings.runtime,
             precision=settings.precision,
             options=RuntimeOptions(
-                threads=settings.intra_op_threads,
                 provider=settings.provider,
                 streams=settings.streams,
                 cuda_graphs=settings.cuda_graphs,
             ),
+            threads=settings.intra_op_threads,
             instances=settings.instances,
             max_batch=settings.max_batch,
             max_delay=settings.max_delay_ms / 1000,
@@ -141,8 +141,12 @@ class KeptEngine:
             compiled = f"; batches of {batches} run compiled, others {others}"
         return (
             f"{self.name} version {self.version}: {spec.precision} on {spec.device} ({versions}), "
-            f"batches of at most {self._info.max_batch}{compiled}"
+            f"batches of at most {self._info.max_batch}{compiled}{self._described_threads()}"
         )
+
+    def _described_threads(self) -> str:
+        on_cpu = self._info.spec.device == "CPUExecutionProvider"
+        return f"; {self._info.threads} threads an inference" if on_cpu else ""
 
     async def stop(self) -> None:
         """End the engine, after the batch that it is running."""

@@ -1,15 +1,18 @@
 """Which requests run together, without a process or a model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import UsageError
-from lct_deploy.runtime.base import RuntimeSpec
+from lct_deploy.runtime.base import RuntimeSpec, available_cores
 from server.engine.batcher import Batch, Batcher, Request
 from server.engine.config import BatchSizes
 from server.engine.connection import Connection
+from server.engine.defaults import default_batch, default_threads, multiply_adds
 
 OWNER = cast("Connection", None)  # a batcher hands it on unseen
 
@@ -165,7 +168,7 @@ def spec(compiled: tuple[int, ...], *, pads: bool = False) -> RuntimeSpec:
 @pytest.mark.parametrize(
     ("compiled", "pads", "asked", "largest", "only"),
     [
-        ((), False, None, 1, ()),
+        ((), False, None, 5, ()),
         ((), False, 16, 16, ()),
         ((1, 8), False, None, 8, (1, 8)),
         ((8,), False, None, 8, (1, 8)),
@@ -177,11 +180,29 @@ def spec(compiled: tuple[int, ...], *, pads: bool = False) -> RuntimeSpec:
 def test_batch_sizes_follow_the_runtime(
     compiled: tuple[int, ...], pads: bool, asked: int | None, largest: int, only: tuple[int, ...]
 ) -> None:
-    assert BatchSizes.of(spec(compiled, pads=pads), asked) == BatchSizes(largest=largest, only=only)
+    assert BatchSizes.of(spec(compiled, pads=pads), asked, usual=5) == BatchSizes(largest=largest, only=only)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "batch", "threads"),
+    [
+        ("lct_resnet20", 28, 8, 1),
+        ("resnet18", 64, 8, available_cores()),
+        ("lct_resnet50", 224, 1, available_cores()),
+        ("onnx", 28, 1, available_cores()),
+    ],
+)
+def test_defaults_are_chosen_by_what_the_network_costs(
+    demo_bundle: Path, arch: str, size: int, batch: int, threads: int
+) -> None:
+    manifest = open_bundle(demo_bundle).manifest
+    pixels = manifest.input.model_copy(update={"height": size, "width": size})
+    cost = multiply_adds(manifest.model_copy(update={"arch": arch, "input": pixels}))
+    assert (default_batch(cost), default_threads(cost)) == (batch, threads)
 
 
 def test_more_images_than_an_engine_takes_are_refused_with_the_command_that_mends_it() -> None:
     with pytest.raises(
         UsageError, match=r"at most 64 images at once\n--max-batch 64, or lct-deploy compile .*:128$"
     ):
-        BatchSizes.of(spec((1, 4, 64), pads=True), 128)
+        BatchSizes.of(spec((1, 4, 64), pads=True), 128, usual=1)

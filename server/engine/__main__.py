@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from lct_deploy.errors import LctDeployError
 from lct_deploy.golden import check_golden
 from lct_deploy.runtime import Runtime, open_bundled
 from server.engine.config import BatchSizes, EngineConfig, EngineInfo
+from server.engine.defaults import default_batch, default_threads, multiply_adds
 from server.engine.engine import Engine
 from server.engine.process import Failure
 from server.observability.logs import configure_logging
@@ -34,15 +36,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure_logging(config.log_level, config.log_format, engine=config.bundle.name)
     try:
-        bundle, runtimes = _open(config)
-        sizes = BatchSizes.of(runtimes[0].spec, config.max_batch)
+        bundle = open_bundle(config.bundle)
+        cost = multiply_adds(bundle.manifest)
+        threads = config.threads or default_threads(cost)
+        runtimes = _open(bundle, config, threads)
+        sizes = BatchSizes.of(runtimes[0].spec, config.max_batch, usual=default_batch(cost))
     except LctDeployError as error:
         failure = Failure(error=type(error).__name__, message=error.message, hint=error.hint)
         control.send(failure.model_dump_json().encode())
         return
     running = np.frombuffer(mmap.mmap(clocks, os.fstat(clocks).st_size), np.float64)
     engine = Engine(runtimes, sizes, max_delay=config.max_delay, control=control, running=running)
-    control.send(_info(bundle, runtimes[0], sizes).model_dump_json().encode())
+    control.send(_info(bundle, runtimes[0], threads, sizes).model_dump_json().encode())
     # Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself.
     end_with(control, ORPHAN_SECONDS)
     engine.run()
@@ -50,19 +55,21 @@ def main() -> None:
         runtime.close()
 
 
-def _open(config: EngineConfig) -> tuple[Bundle, list[Runtime]]:
-    """The runtimes, each of which has answered the golden inputs: first inferences are slow ones."""
-    bundle = open_bundle(config.bundle)
-    runtimes: list[Runtime] = []
+def _open(bundle: Bundle, config: EngineConfig, threads: int) -> list[Runtime]:
+    """Runtimes that have answered the golden inputs, each: first inferences are slow ones."""
+    options, runtimes = replace(config.options, threads=threads), list[Runtime]()
     for _ in range(config.instances):
-        runtimes.append(open_bundled(bundle, config.runtime, config.options, config.precision))
+        runtimes.append(open_bundled(bundle, config.runtime, options, config.precision))
         check_golden(bundle, runtimes[-1], images=WARM_UP_IMAGES)
-    return bundle, runtimes
+    return runtimes
 
 
-def _info(bundle: Bundle, runtime: Runtime, sizes: BatchSizes) -> EngineInfo:
+def _info(bundle: Bundle, runtime: Runtime, threads: int, sizes: BatchSizes) -> EngineInfo:
     return EngineInfo(
-        manifest_sha256=sha256_file(bundle.path / MANIFEST), spec=runtime.spec, max_batch=sizes.largest
+        manifest_sha256=sha256_file(bundle.path / MANIFEST),
+        spec=runtime.spec,
+        threads=threads,
+        max_batch=sizes.largest,
     )
 
 

@@ -20,8 +20,9 @@ class EngineConfig(BaseModel):
     runtime: str
     precision: Precision | None
     options: RuntimeOptions
+    threads: int | None = Field(default=None, ge=1, description="None: what pays for the network")
     instances: int = Field(ge=1, description="copies of the model, each running batches of its own")
-    max_batch: int | None = Field(default=None, ge=1, description="None: what pays with this runtime")
+    max_batch: int | None = Field(default=None, ge=1, description="None: what pays for the network")
     max_delay: float = Field(ge=0, description="seconds that a batch waits to be filled")
     log_level: str = "info"
     log_format: LogFormat = "text"
@@ -34,6 +35,7 @@ class EngineInfo(BaseModel):
 
     manifest_sha256: str
     spec: RuntimeSpec
+    threads: int = Field(description="of one inference on the CPU")
     max_batch: int
 
 
@@ -46,16 +48,15 @@ class BatchSizes(BaseModel):
     only: tuple[int, ...] = ()  # ascending, the first is 1
 
     @classmethod
-    def of(cls, spec: RuntimeSpec, max_batch: int | None) -> Self:
+    def of(cls, spec: RuntimeSpec, max_batch: int | None, *, usual: int) -> Self:
         """Where some batches run on graphs of their own, only those: any other would run slower.
 
-        A runtime that fills batches up itself, and one that has a single graph, take any size. By default
-        such a graph runs one image at a time: on a CPU, images of 224 pixels gain nothing side by side,
-        and whoever serves small ones sets `max_batch` (docs/decisions/0013). Raises UsageError for more than
-        the runtime that fills batches up takes.
+        A runtime that fills batches up itself, and one that has a single graph, take any size; such a graph
+        by default up to the `usual` one. Raises UsageError for more than the runtime that fills batches up
+        takes.
         """
         compiled = spec.compiled_batches
-        most = max(compiled, default=1)
+        most = max(compiled, default=usual)
         largest = max_batch or most
         if spec.pads and largest > most:
             raise UsageError(
