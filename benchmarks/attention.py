@@ -18,21 +18,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
-from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from benchmarks.environment import machine_name
 from benchmarks.floors import floors, network_operations
+from benchmarks.naive import CALIBRATION, calibration_images, naive_graph, quantize_naively
 from benchmarks.networks import random_network
 from benchmarks.rows import RESULTS, write_rows
 from exporters.functions import with_layer_normalization
-from exporters.graph import export_graph, trace
+from exporters.graph import export_graph
 from exporters.host.layout import lay_out
-from exporters.images import parity_images
 from exporters.quantization.calibration import calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD
 from exporters.quantization.qdq import quantize
@@ -48,7 +46,6 @@ SIZE = 224
 PREPROCESSING = evaluation_preprocessing(SIZE)
 PLAIN = "resnet50"
 MODELS = (PLAIN, "lct_resnet50", "se_resnet50")
-CALIBRATION = 16
 COMPILED = {"stock": False, "library": True}  # what `compile` makes, and whether with our op library
 SELDOM = 4  # other forms are timed in each fourth round only: their ratios are far from one
 
@@ -116,40 +113,19 @@ def _arguments() -> argparse.Namespace:
 def _graphs(network: ResNet, precision: Precision, directory: Path) -> dict[str, ModelProto]:
     """The graphs that a bundle could hold, by form."""
     portable = export_graph(network, PREPROCESSING, metadata={}).model
-    naive = trace(ImageClassifier(network, PREPROCESSING).eval(), SIZE, 20)
+    naive = naive_graph(network, PREPROCESSING)
     if precision == "int8":
         return {
-            "default": _quantize_static(naive, directory),
+            "default": quantize_naively(naive, PREPROCESSING, directory),
             "portable": _quantize(portable),
             "onnxruntime": _quantize(with_layer_normalization(portable)),
         }
     return {"default": naive, "portable": portable, "onnxruntime": with_layer_normalization(portable)}
 
 
-def _images() -> Images:
-    return parity_images(PREPROCESSING, None, ()).images[:CALIBRATION]
-
-
 def _quantize(model: ModelProto) -> ModelProto:
-    batches = np.split(_images(), CALIBRATION // 4)
+    batches = np.split(calibration_images(PREPROCESSING), CALIBRATION // 4)
     return quantize(model, calibrate(model, batches, DEFAULT_METHOD, total=len(batches)), "onnxruntime")
-
-
-class _Reader(CalibrationDataReader):
-    def __init__(self) -> None:
-        self.images: Iterator[Images] = iter(np.split(_images(), CALIBRATION))
-
-    def get_next(self) -> dict[str, Images] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        images = next(self.images, None)
-        return None if images is None else {"image": images}
-
-
-def _quantize_static(model: ModelProto, directory: Path) -> ModelProto:
-    """What onnxruntime makes of it with its defaults."""
-    source, target = directory / "float.onnx", directory / "static.onnx"
-    onnx.save(model, source)
-    quantize_static(str(source), str(target), _Reader())
-    return onnx.load(target)
 
 
 def _sessions(

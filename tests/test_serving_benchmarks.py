@@ -22,7 +22,6 @@ from benchmarks.serving.in_process import Arrangement, arrangements, images_per_
 from benchmarks.serving.noop import SIZE, noop_bundle
 from benchmarks.serving.peers.__main__ import choose
 from benchmarks.serving.peers.catalogue import PEERS
-from benchmarks.serving.peers.install import install
 from benchmarks.serving.peers.running import (
     Running,
     Shape,
@@ -95,12 +94,12 @@ def test_what_a_server_consists_of_can_be_looked_at(peer: Running) -> None:
 def test_a_peer_that_is_not_installed_is_said(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("benchmarks.serving.peers.catalogue.ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr("benchmarks.venvs.ENVIRONMENTS", tmp_path)
     shape = Shape(replicas=1, threads=1)
     with pytest.raises(ServerFailedError, match="not installed"), running_peer(FASTAPI, bundle, shape, [b""]):
         pass
-    monkeypatch.setattr("benchmarks.serving.peers.install.sys.executable", "false")
-    assert install(FASTAPI) == "false failed with 1"
+    monkeypatch.setattr("benchmarks.venvs.sys.executable", "false")
+    assert FASTAPI.venv.install() == "false failed with 1"
     words = "fastapi could not be installed: false failed with 1"
     with pytest.raises(ServerFailedError, match=words), running_peer(FASTAPI, bundle, shape, [b""]):
         pass
@@ -125,7 +124,7 @@ def test_a_peer_that_fails_stays_in_the_table(bundle: Bundle) -> None:
 
 def test_every_requirement_of_a_peer_is_pinned() -> None:
     for peer in PEERS:
-        lines = peer.requirements.read_text().split()
+        lines = peer.venv.requirements.read_text().split()
         assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line) for line in lines)
         assert peer.version.startswith(f"{peer.package} ")
         pins = set(lines)

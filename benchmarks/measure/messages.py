@@ -1,6 +1,7 @@
 """What a measuring process and its worker say to each other, a line of JSON each."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,26 +13,34 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Subject(Message):
-    """What to measure: a bundle on a runtime."""
+Kind = Literal["bundle", "torch eager", "torch compile", "onnxruntime", "onnxruntime openvino", "openvino"]
 
-    bundle: Path
-    runtime: str
+
+class Subject(Message):
+    """What to measure: a bundle on a runtime; or something else that should answer as the bundle does."""
+
+    kind: Kind = "bundle"
+    bundle: Path = Field(description="has the golden inputs, and PyTorch's answers to them")
+    graph: Path | None = Field(default=None, description="what others run: an .onnx file or a checkpoint")
+    runtime: str = Field(default="onnxruntime", description="of a bundle")
     precision: Precision | None = Field(default=None, description="None: the bundle's own")
     provider: ProviderName = "cpu"
     threads: int = Field(ge=1, description="of one inference on the CPU")
     cores: tuple[int, ...] = Field(default=(), description="to run on; () leaves it to the system")
+    python: Path | None = Field(default=None, description="of another environment")
+    project: Path | None = Field(default=None, description="whose code runs it; None: this one's")
 
 
 class Opened(Message):
-    """A subject that has answered the bundle's golden inputs as PyTorch did."""
+    """A subject that is ready, and how far its answers to the golden inputs are from PyTorch's."""
 
     arch: str
     runtime: str
-    precision: Precision
+    precision: str
     compiled_batches: tuple[int, ...]
     device: str
-    golden_error: float = Field(description="max |Δlogit| on the golden inputs")
+    golden_error: float = Field(description="max |Δlogit|")
+    golden_top1: float = Field(description="share of the inputs whose best class is PyTorch's")
     preprocess_ms: float = Field(description="of one photograph of 500x375 pixels, median")
 
 

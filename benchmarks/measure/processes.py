@@ -29,15 +29,23 @@ class Worker:
     """
 
     def __init__(self, subject: Subject) -> None:
-        """Begins to open the subject; `opened` waits for it."""
+        """Begins to open the subject; `opened` waits for it.
+
+        Raises SubjectFailedError where its environment is not there.
+        """
         self.subject = subject
+        python = subject.python or Path(sys.executable)
+        if not python.is_file():
+            hint = "python -m benchmarks.peers install"
+            raise SubjectFailedError(f"{subject.kind} is not installed: no {python}", hint=hint)
+        described = subject.model_dump_json(exclude={"python", "project"}, exclude_defaults=True)
         self._process = subprocess.Popen(  # noqa: S603 - a program of ours
-            [sys.executable, "-m", "benchmarks.measure.worker", subject.model_dump_json()],
+            [str(python), "-m", "benchmarks.measure.worker", described],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env={**os.environ, "PYTHONPATH": str(subject.project or ROOT)},
         )
 
     def __enter__(self) -> Self:

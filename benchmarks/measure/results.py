@@ -25,9 +25,8 @@ class Ratio:
         ratios = [np.median(own.milliseconds) / np.median(other.milliseconds) for own, other in pairs]
         first, median, third = (round(float(q), 4) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
         subject = base.worker.subject
-        name = f"{subject.bundle.name}, {subject.runtime}" + (
-            f", {subject.precision}" if subject.precision else ""
-        )
+        runtime = subject.runtime if subject.kind == "bundle" else subject.kind
+        name = f"{subject.bundle.name}, {runtime}" + (f", {subject.precision}" if subject.precision else "")
         return cls(base=name, median=median, first_quartile=first, third_quartile=third)
 
 
@@ -56,6 +55,7 @@ class Row:
     preprocess_ms: float | None = None
     rss_mib: float | None = None
     golden_error: float | None = None
+    golden_top1: float | None = None
     ratio: Ratio | None = None
     error: str = ""
 
@@ -88,6 +88,7 @@ def result_row(opened: Opened, measured: Measured, base: Measured | None) -> Row
         preprocess_ms=opened.preprocess_ms,
         rss_mib=max(turn.rss_mib for turn in measured.turns),
         golden_error=opened.golden_error,
+        golden_top1=opened.golden_top1,
         ratio=Ratio.of(measured, base) if base is not None and comparable else None,
     )
 
@@ -97,7 +98,7 @@ def failed_row(subject: Subject, load: Load, error: str) -> Row:
     return Row(
         model=subject.bundle.name,
         arch="",
-        runtime=subject.runtime,
+        runtime=subject.runtime if subject.kind == "bundle" else subject.kind,
         precision=subject.precision or "",
         graph="",
         threads=subject.threads,
@@ -113,8 +114,14 @@ def _about(opened: Opened, subject: Subject, load: Load) -> Row:
         arch=opened.arch,
         runtime=opened.runtime,
         precision=opened.precision,
-        graph="compiled" if load.batch in opened.compiled_batches else "bundled",
+        graph=_graph(opened, subject, load),
         threads=subject.threads,
         batch=load.batch,
         concurrency=load.concurrency,
     )
+
+
+def _graph(opened: Opened, subject: Subject, load: Load) -> str:
+    if subject.graph is not None:
+        return subject.graph.name
+    return "compiled" if load.batch in opened.compiled_batches else "bundled"

@@ -42,8 +42,8 @@ def run(subjects: Sequence[Subject], plan: Plan, *, base: Subject) -> list[Row]:
 
 
 def _open(subject: Subject, held: ExitStack) -> Entry:
-    worker = held.enter_context(Worker(subject))
     try:
+        worker = held.enter_context(Worker(subject))
         return Entry(subject=subject, worker=worker, opened=worker.opened())
     except SubjectFailedError as error:
         return Entry(subject=subject, error=str(error))

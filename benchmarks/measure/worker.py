@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from benchmarks.measure.messages import Failed, Opened, Subject, Taken, Turn
+from benchmarks.measure.openers import Runner, open_runner
 from benchmarks.serving.photos import photos
 from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import LctDeployError
-from lct_deploy.golden import check_golden
+from lct_deploy.parity import compare_logits, in_batches
 from lct_deploy.preprocessing import decode
-from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 
 LEAST = 3  # inferences of a turn, however long they take
 DECODED = 9  # times that a photograph is decoded
@@ -38,21 +38,22 @@ def main() -> None:
         os.sched_setaffinity(0, subject.cores)
     try:
         bundle = open_bundle(subject.bundle)
-        runtime = _open(bundle, subject)
-        _say(answers, _opened(bundle, runtime))
+        runner = open_runner(subject, bundle)
+        _say(answers, _opened(bundle, runner))
         for line in sys.stdin:
-            _say(answers, take_turn(runtime, Turn.model_validate_json(line)))
+            _say(answers, take_turn(runner, bundle, Turn.model_validate_json(line)))
     except LctDeployError as error:
         _say(answers, Failed(error=error.message, hint=error.hint))
+    except Exception as error:  # of others' runtimes: a row says it
+        _say(answers, Failed(error=f"{type(error).__name__}: {error}"))
 
 
-def take_turn(runtime: Runtime, turn: Turn) -> Taken:
+def take_turn(runner: Runner, bundle: Bundle, turn: Turn) -> Taken:
     """Raises what the runtime raises."""
-    spec = runtime.spec
-    shape = (turn.batch, spec.height, spec.width, 3)
+    shape = (turn.batch, bundle.manifest.input.height, bundle.manifest.input.width, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     began = time.perf_counter()
-    times = _repeat_in_threads(runtime.infer, images, turn)
+    times = _repeat_in_threads(runner.infer, images, turn)
     seconds = time.perf_counter() - began
     return Taken(
         milliseconds=tuple(round(1e3 * value, 5) for value in times),
@@ -82,22 +83,19 @@ def _repeat(infer: Infer, images: NDArray[np.uint8], end: float, times: list[flo
         times.append(clock() - started)
 
 
-def _open(bundle: Bundle, subject: Subject) -> Runtime:
-    options = RuntimeOptions(threads=subject.threads, provider=subject.provider)
-    return open_bundled(bundle, subject.runtime, options, subject.precision)
-
-
-def _opened(bundle: Bundle, runtime: Runtime) -> Opened:
-    """Raises ParityError where it does not answer as PyTorch did: such a speed would be of no use."""
-    spec = runtime.spec
-    parity = check_golden(bundle, runtime)
+def _opened(bundle: Bundle, runner: Runner) -> Opened:
+    """Others may be as far from PyTorch as they are; the row says how far."""
+    golden = bundle.golden()
+    (logits,) = in_batches(lambda images: [runner.infer(images)], golden.images, 1)
+    parity = compare_logits(golden.logits, logits, None)
     return Opened(
         arch=bundle.manifest.arch,
-        runtime=spec.runtime,
-        precision=spec.precision,
-        compiled_batches=spec.compiled_batches,
-        device=spec.device,
+        runtime=runner.runtime,
+        precision=runner.precision,
+        compiled_batches=runner.compiled_batches,
+        device=runner.device,
         golden_error=parity.max_abs_error,
+        golden_top1=parity.top1_agreement,
         preprocess_ms=_preprocess_ms(bundle),
     )
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from benchmarks.serving.peers.catalogue import PEERS, Peer
-from benchmarks.serving.peers.install import install, installed
 from benchmarks.serving.peers.running import Shape, check_answers, expected_answers, running_peer
 from benchmarks.serving.photos import photos
 from benchmarks.serving.servers import ServerFailedError
@@ -32,8 +31,8 @@ def install_command(
     failures = {
         peer.name: failure
         for peer in track(chosen, "installing", total=len(chosen))
-        if again or not installed(peer)
-        if (failure := install(peer)) is not None
+        if again or not peer.venv.installed
+        if (failure := peer.venv.install()) is not None
     }
     for peer in chosen:
         print(f"{peer.version}: {failures.get(peer.name, 'installed')}")

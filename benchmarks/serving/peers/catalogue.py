@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.serving.requests import Body, form, raw
+from benchmarks.venvs import Venv
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = HERE.parents[2] / "build" / "peers"
 PATH = "/classify"
 BATCH = 8
 
@@ -23,18 +23,13 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
-    def directory(self) -> Path:
-        return ENVIRONMENTS / self.name
-
-    @property
-    def requirements(self) -> Path:
-        return HERE / "requirements" / f"{self.name}.txt"
+    def venv(self) -> Venv:
+        return Venv(name=self.name, requirements=HERE / "requirements" / f"{self.name}.txt")
 
     @property
     def version(self) -> str:
         """The pinned one."""
-        pins = dict(line.split("==") for line in self.requirements.read_text().split() if "==" in line)
-        return f"{self.package} {pins[self.package]}"
+        return self.venv.version(self.package)
 
 
 def _script(name: str) -> Callable[[int], tuple[str, ...]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.peers.catalogue import BATCH, HERE, PATH, Peer
-from benchmarks.serving.peers.install import installed, why_not
 from benchmarks.serving.requests import Target, target
 from benchmarks.serving.servers import Server, ServerFailedError, ask, free_port
 from lct_deploy.bundle import Bundle
@@ -54,15 +53,15 @@ def running_peer(
 
     `python` is the `bin` directory of another environment than the peer's own.
     """
-    if python is None and not installed(peer):
+    if python is None and not peer.venv.installed:
         raise ServerFailedError(
-            f"{peer.name} {why_not(peer)}", hint="python -m benchmarks.serving.peers install"
+            f"{peer.name} {peer.venv.why_not()}", hint="python -m benchmarks.serving.peers install"
         )
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="lct-peer.", ignore_cleanup_errors=True) as home:
         environment = _environment(peer, bundle, shape, port, Path(home))
         program, *arguments = peer.arguments(port)
-        command = [str((python or peer.directory / "bin") / program), *arguments]
+        command = [str((python or peer.venv.directory / "bin") / program), *arguments]
         where = target(f"http://127.0.0.1:{port}{PATH}", [peer.body(image) for image in images])
         with Server(command, environment=environment, directory=HERE / "apps") as server:
             seconds = server.wait_until(lambda: ask(where, timeout=5)[0] == 200)
@@ -86,7 +85,7 @@ def _environment(peer: Peer, bundle: Bundle, shape: Shape, port: int, home: Path
         **peer.environment,
         "HOME": str(home),
         "BENTOML_HOME": str(home),
-        "PATH": f"{peer.directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{peer.venv.directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PEER_SPEC": str(spec),
         "PEER_HOME": str(home),

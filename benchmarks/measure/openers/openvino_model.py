@@ -1,0 +1,42 @@
+"""A graph in OpenVINO, one compiled model for each batch size, as its documentation has it for latency."""
+
+from typing import Any
+
+import numpy as np
+import openvino  # pyright: ignore[reportMissingImports] - of its own environment
+from numpy.typing import NDArray
+
+from benchmarks.measure.messages import Subject
+from benchmarks.measure.openers import Runner
+from lct_deploy.bundle import Bundle
+from lct_deploy.errors import UsageError
+
+
+def open_runner(subject: Subject, bundle: Bundle) -> Runner:
+    """Of bf16 the graph is that of fp32, and OpenVINO computes in bf16."""
+    if subject.graph is None:
+        raise UsageError("openvino needs a graph")
+    core, precision = openvino.Core(), subject.precision or bundle.manifest.precision
+    model = core.read_model(subject.graph)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": subject.threads,
+        # Left alone it computes fp32 graphs in bf16 where the processor has that.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
+    height, width = bundle.manifest.input.height, bundle.manifest.input.width
+    compiled: dict[int, Any] = {}
+
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = len(images)
+        if batch not in compiled:
+            model.reshape([batch, height, width, 3])
+            compiled[batch] = core.compile_model(model, "CPU", settings)
+        return compiled[batch](images)[0]
+
+    return Runner(
+        infer=infer,
+        runtime=f"openvino {openvino.__version__.split('-')[0]}",
+        precision=precision,
+        device=core.get_property("CPU", "FULL_DEVICE_NAME"),
+    )

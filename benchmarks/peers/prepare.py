@@ -1,0 +1,145 @@
+"""What is compared, made once and kept under build/bench: checkpoints, bundles, and graphs for others.
+
+naive    a plain torch.onnx.export; for int8 with onnxruntime's quantize_static as it comes
+plain    the bundle's own graph without model-local functions, which OpenVINO does not read
+"""
+
+import io
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from onnx.inliner import inline_local_functions
+from PIL import Image
+
+from benchmarks.naive import naive_graph, quantize_naively
+from benchmarks.networks import random_network
+from benchmarks.serving.photos import photos
+from lct_deploy.atomic import atomic_file
+from lct_deploy.bundle import open_bundle
+from lct_deploy.checkpoint import load_checkpoint
+from lct_deploy.errors import LctDeployError
+from lct_deploy.manifest import Precision
+from lct_deploy.parity import MIN_IMAGES
+
+ROOT = Path(__file__).parent.parent.parent / "build" / "bench"
+BATCHES = "1,8"  # that our graphs are compiled for
+CALIBRATION = 64  # images
+SQUARE = 256  # pixels of their sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Files of one architecture; `prepare` makes those that are missing."""
+
+    arch: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory / f"{self.arch}.pt"
+
+    @property
+    def directory(self) -> Path:
+        return ROOT / self.arch
+
+    def bundle(self, precision: Precision) -> Path:
+        return self.directory / f"{self.arch}-{precision}"
+
+    def naive(self, precision: Precision) -> Path:
+        return self.directory / f"naive-{'int8' if precision == 'int8' else 'fp32'}.onnx"
+
+    def plain_graph(self, precision: Precision) -> Path:
+        return self.directory / f"plain-{'int8' if precision == 'int8' else 'fp32'}.onnx"
+
+
+def prepare(arch: str, precision: Precision) -> Prepared:
+    """Make what is missing for one architecture in one precision.
+
+    Raises LctDeployError where one of our own commands fails; its message stands above.
+    """
+    prepared = Prepared(arch=arch)
+    make_checkpoint(arch)
+    kept: Precision = "int8" if precision == "int8" else "fp32"
+    _make_bundle(prepared, kept)
+    if not prepared.plain_graph(kept).is_file():
+        bundle = open_bundle(prepared.bundle(kept))
+        graph = onnx.load(bundle.file(bundle.artifact("onnxruntime", kept)))
+        _save(inline_local_functions(graph), prepared.plain_graph(kept))
+    if not prepared.naive(kept).is_file():
+        _save(_naive(prepared, kept), prepared.naive(kept))
+    return prepared
+
+
+def make_checkpoint(arch: str) -> Path:
+    """Random weights that behave as trained ones do."""
+    prepared = Prepared(arch=arch)
+    prepared.directory.mkdir(parents=True, exist_ok=True)
+    if not prepared.checkpoint.is_file():
+        with atomic_file(prepared.checkpoint) as temporary:
+            torch.save(random_network(arch).state_dict(), temporary)
+    return prepared.checkpoint
+
+
+def _make_bundle(prepared: Prepared, precision: Precision) -> None:
+    bundle = prepared.bundle(precision)
+    if not bundle.is_dir():
+        images, calibration = image_folders()
+        options = ["--images", images]
+        if precision == "int8":
+            options += ["--precision", "int8", "--calib-data", calibration]
+        _command("export", prepared.checkpoint, "-o", bundle, *options)
+    if not any(artifact.kind == "compiled" for artifact in open_bundle(bundle).manifest.artifacts):
+        _command("compile", bundle, "--runtime", "onnxruntime", "--batch", BATCHES)
+
+
+def image_folders() -> tuple[Path, Path]:
+    """Images to prove parity on, and others to calibrate with: parts of made photographs."""
+    folders = ROOT / "images", ROOT / "calibration"
+    if not folders[1].is_dir():
+        crops = _crops()
+        for folder, chosen in zip(folders, (crops[CALIBRATION:], crops[:CALIBRATION]), strict=True):
+            temporary = folder.with_suffix(".new")
+            temporary.mkdir(parents=True, exist_ok=True)
+            for index, image in enumerate(chosen):
+                image.save(temporary / f"{index}.png")
+            temporary.rename(folder)
+    return folders
+
+
+def _crops() -> list[Image.Image]:
+    """MIN_IMAGES and CALIBRATION squares, each somewhere else in a photograph."""
+    made = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos()]
+    rng, crops = np.random.default_rng(0), list[Image.Image]()
+    for index in range(MIN_IMAGES + CALIBRATION):
+        image = made[index % len(made)]
+        left, top = (int(rng.integers(side - SQUARE)) for side in image.size)
+        crops.append(image.crop((left, top, left + SQUARE, top + SQUARE)))
+    return crops
+
+
+def _naive(prepared: Prepared, precision: Precision) -> ModelProto:
+    bundle = open_bundle(prepared.bundle(precision))
+    preprocessing = bundle.manifest.input.preprocessing
+    graph = naive_graph(load_checkpoint(prepared.checkpoint).model, preprocessing)
+    if precision != "int8":
+        return graph
+    with tempfile.TemporaryDirectory() as directory:
+        return quantize_naively(graph, preprocessing, Path(directory))
+
+
+def _save(graph: ModelProto, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        onnx.save(graph, temporary)
+
+
+def _command(*arguments: object) -> None:
+    command = [sys.executable, "-m", "lct_deploy", *map(str, arguments)]
+    if subprocess.run(command, check=False).returncode:  # noqa: S603 - ours
+        raise LctDeployError(f"failed: {shlex.join(command)}")
