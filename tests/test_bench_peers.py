@@ -22,7 +22,7 @@ def rows_of(*chosen: Subject) -> list[Row]:
     return run(chosen, PLAN, base=chosen[0])
 
 
-@pytest.mark.parametrize("kind", ["onnxruntime", "torch eager", "torch compile"])
+@pytest.mark.parametrize("kind", ["onnxruntime", "torch eager"])
 def test_others_answer_as_pytorch_does(demo_bundle: Path, kind: Kind) -> None:
     graph = demo_bundle / "model.onnx" if kind == "onnxruntime" else DEMO_CHECKPOINT
     ours = Subject(bundle=demo_bundle, threads=1)
