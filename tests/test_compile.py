@@ -516,8 +516,8 @@ def test_an_unverified_one_is_refused(quick_cli: QuickCli, compiled: Path, boot:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch", "0"], "0 cannot be compiled for"),
-        (["--batch", "-1"], "-1 cannot be compiled for"),
+        (["--batch", "0"], "'0' is not a list of batch sizes such as 1,8"),
+        (["--batch", "-1"], "'-1' is not a list of batch sizes such as 1,8"),
         (["--batch", "1,129"], "129 cannot be compiled for; batches are 1 to 128"),
         (["--batch", "one"], "'one' is not a list of batch sizes such as 1,8"),
         (["--batch", "1.5"], "'1.5' is not"),

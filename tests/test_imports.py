@@ -43,7 +43,10 @@ sys.meta_path.insert(0, Absent())
 # Programs of other servers, for environments where nothing of ours is installed.
 ELSEWHERE = ROOT / "benchmarks" / "serving" / "peers" / "apps"
 # What needs a library that is not among those that developers install.
-NEEDS = {"lct_deploy.kernels.gpu.aot_plugin": "tensorrt"}
+NEEDS = {
+    "lct_deploy.kernels.gpu.aot_plugin": "tensorrt",
+    "benchmarks.measure.openers.openvino_model": "openvino",
+}
 
 
 def run_without(blocked: tuple[str, ...], code: str) -> "subprocess.CompletedProcess[str]":

@@ -69,7 +69,7 @@ def test_each_request_is_one_line(server: Server, http: httpx.Client) -> None:
         "level": "info", "logger": "lct_deploy.server.access",
         "request_id": answer.headers["x-request-id"],
         "method": "POST", "route": "/v1/classify", "status": 200, "outcome": "ok", "client": "127.0.0.1",
-        "model": "demo", "version": "1", "images": 3, "batch": 1,
+        "model": "demo", "version": "1", "images": 3, "batch": 2,
     }  # fmt: skip
 
 

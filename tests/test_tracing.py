@@ -120,7 +120,7 @@ def test_a_request_and_its_stages(collector: Collector, demo_bundle: Path) -> No
     span = collector.request()
     assert (span.name, span.trace, span.parent) == ("POST /v1/classify", TRACE, SPAN)
     assert (line["trace_id"], line["span_id"]) == (TRACE, span.id)
-    model = {"lct.model": "demo", "lct.model.version": "1", "lct.images": 2, "lct.batch_size": 1}
+    model = {"lct.model": "demo", "lct.model.version": "1", "lct.images": 2, "lct.batch_size": 2}
     host, port = server.url.removeprefix("http://").split(":")
     assert span.attributes.pop("client.port") > 0
     assert span.attributes == model | {

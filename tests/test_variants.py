@@ -318,9 +318,9 @@ def test_spelled_out_in_half_and_in_eight_bits(arch: str, tmp_path: Path) -> Non
     size = dict(NETWORKS)[arch]
     images = noise(4, size, 1)
     half = to_half(fp32(arch, size), "fp16")
-    np.testing.assert_allclose(
-        run(emulate(spell_out(half)), images), run(emulate(half), images), rtol=0.02, atol=0.02
-    )
+    spelled, expected = run(emulate(spell_out(half)), images), run(emulate(half), images)
+    # Which of two halves a sum is rounded to depends on the processor's order of adding.
+    np.testing.assert_allclose(spelled, expected, rtol=0.02, atol=0.002 * np.abs(expected).max())
     assert sorted(gates_of(spell_out(half), images, tmp_path)) == sorted(gates_of(half, images, tmp_path))
     ranges = calibrate(fp32(arch, size), np.split(noise(16, size), 4), DEFAULT_METHOD, total=4)
     int8 = quantize(fp32(arch, size), ranges, "tensorrt")

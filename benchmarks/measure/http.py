@@ -29,7 +29,7 @@ class LoadPlan:
     url: str
     sizes: tuple[Size, ...]
     callers: tuple[int, ...]
-    rates: tuple[float, ...]  # a second; () for SHARES of what the closed loops found
+    rates: tuple[float, ...] | None  # a second, of open loops; None: SHARES of what the closed loops found
     seconds: float
 
 
@@ -98,7 +98,8 @@ def _loads(plan: LoadPlan, where: Target, size: Size, length: int) -> Iterator[L
         )
         best = max(best, figures.throughput)
         yield _row(plan, size, length, figures, loop="closed", callers=callers)
-    for rate in plan.rates or [round(share * best, 1) for share in SHARES]:
+    rates = [round(share * best, 1) for share in SHARES] if plan.rates is None else plan.rates
+    for rate in rates:
         figures = open_loop(where, rate=rate, seconds=plan.seconds, description=f"{rate:g} requests/s")
         yield _row(plan, size, length, figures, loop="open", rate=rate)
 

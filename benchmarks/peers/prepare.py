@@ -37,17 +37,18 @@ SQUARE = 256  # pixels of their sides
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Files of one architecture; `prepare` makes those that are missing."""
+    """Files of one architecture at one size of its input; `prepare` makes those that are missing."""
 
     arch: str
+    size: int = 224  # pixels
+
+    @property
+    def directory(self) -> Path:
+        return ROOT / f"{self.arch}-{self.size}"
 
     @property
     def checkpoint(self) -> Path:
         return self.directory / f"{self.arch}.pt"
-
-    @property
-    def directory(self) -> Path:
-        return ROOT / self.arch
 
     def bundle(self, precision: Precision) -> Path:
         return self.directory / f"{self.arch}-{precision}"
@@ -64,10 +65,8 @@ def prepare(arch: str, precision: Precision) -> Prepared:
 
     Raises LctDeployError where one of our own commands fails; its message stands above.
     """
-    prepared = Prepared(arch=arch)
-    make_checkpoint(arch)
     kept: Precision = "int8" if precision == "int8" else "fp32"
-    _make_bundle(prepared, kept)
+    prepared = prepare_bundle(arch, kept)
     if not prepared.plain_graph(kept).is_file():
         bundle = open_bundle(prepared.bundle(kept))
         graph = onnx.load(bundle.file(bundle.artifact("onnxruntime", kept)))
@@ -77,13 +76,21 @@ def prepare(arch: str, precision: Precision) -> Prepared:
     return prepared
 
 
-def make_checkpoint(arch: str) -> Path:
+def prepare_bundle(arch: str, precision: Precision, *, size: int = 224) -> Prepared:
+    """The bundle alone, compiled for this machine."""
+    prepared = Prepared(arch=arch, size=size)
+    make_checkpoint(arch, size=size)
+    _make_bundle(prepared, precision)
+    return prepared
+
+
+def make_checkpoint(arch: str, *, size: int = 224) -> Path:
     """Random weights that behave as trained ones do."""
-    prepared = Prepared(arch=arch)
+    prepared = Prepared(arch=arch, size=size)
     prepared.directory.mkdir(parents=True, exist_ok=True)
     if not prepared.checkpoint.is_file():
         with atomic_file(prepared.checkpoint) as temporary:
-            torch.save(random_network(arch).state_dict(), temporary)
+            torch.save(random_network(arch, size=size).state_dict(), temporary)
     return prepared.checkpoint
 
 
@@ -91,7 +98,7 @@ def _make_bundle(prepared: Prepared, precision: Precision) -> None:
     bundle = prepared.bundle(precision)
     if not bundle.is_dir():
         images, calibration = image_folders()
-        options = ["--images", images]
+        options = ["--images", images, "--image-size", prepared.size]
         if precision == "int8":
             options += ["--precision", "int8", "--calib-data", calibration]
         _command("export", prepared.checkpoint, "-o", bundle, *options)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from benchmarks.measure.messages import Subject
     from benchmarks.measure.rounds import Plan
 
-TURN_SECONDS, LOAD_SECONDS = 0.5, 5.0
+TURN_SECONDS, LOAD_SECONDS = 0.25, 5.0
 CALLERS = "1,2,4,8,16"
 
 

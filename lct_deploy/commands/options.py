@@ -54,10 +54,12 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
     return cores
 
 
-def parse_rates(text: str | None) -> tuple[float, ...]:
-    """Requests a second, as 10,20; none of None."""
+def parse_rates(text: str | None) -> tuple[float, ...] | None:
+    """Requests a second, as 10,20; raises UsageError for other texts."""
+    if text is None:
+        return None
     try:
-        rates = tuple(float(part) for part in text.split(",")) if text else ()
+        rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = (0.0,)
     if not all(0 < rate < math.inf for rate in rates):

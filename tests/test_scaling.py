@@ -1,0 +1,31 @@
+"""How cost grows: the exponent, and one dimension measured."""
+
+import pytest
+
+from benchmarks import scaling
+from benchmarks.peers import prepare as preparing
+from benchmarks.scaling import Row, exponent
+
+
+def rows(*points: tuple[float, float]) -> list[Row]:
+    return [
+        Row(dimension="batch", work=work, milliseconds=cost, per_second=1, stable=True)
+        for work, cost in points
+    ]
+
+
+@pytest.mark.parametrize(("power", "fixed", "expected"), [(1, 0, 1), (2, 0, 2), (0.5, 0, 0.5), (0, 3, 0)])
+def test_the_exponent_is_the_slope_of_the_logarithms(power: float, fixed: float, expected: float) -> None:
+    points = [(work, 0.1 * work**power + fixed) for work in (1.0, 10.0, 100.0, 1000.0)]
+    found = exponent(rows(*points))
+    assert found == pytest.approx(expected, abs=0.15 if fixed else 1e-9)
+
+
+def test_a_dimension_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(preparing, "ROOT", tmp_path_factory.mktemp("bench"))
+    monkeypatch.setattr(scaling, "CALLERS", (1, 2))
+    found = list(scaling._callers(0.5))
+    assert [row.work for row in found] == [1, 2]
+    assert all(row.milliseconds > 0 and row.per_second > 0 and row.stable for row in found)
