@@ -1,5 +1,6 @@
 """The server against its own OpenAPI document: requests drawn from it, answers checked by it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -20,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving import Server
 
 KEY = "a-key-for-administrators"
-EXAMPLES = 8
+EXAMPLES = 3  # of each kind
 SERVED = {"model": "demo", "version": "1"}
 
 
@@ -36,9 +37,10 @@ def test_every_operation_answers_as_it_is_documented(url: str) -> None:
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == sum(len(methods) for methods in schema.raw_schema["paths"].values())
     answered = {(o.method, o.path): Counter[int]() for o in operations}
-    for operation in operations:
+    # Not drawn: of a few draws none might be let in.
+    for operation, served, allowed in itertools.product(operations, (True, False), (True, False)):
 
-        @given(case=operation.as_strategy(), served=st.booleans(), allowed=st.booleans())
+        @given(case=operation.as_strategy(), served=st.just(served), allowed=st.just(allowed))
         @settings(
             max_examples=EXAMPLES,
             deadline=None,
