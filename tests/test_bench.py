@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.measure.messages import Subject, Taken
+from benchmarks.measure.messages import Subject, Taken, Turn
 from benchmarks.measure.processes import SubjectFailedError, Worker
 from benchmarks.measure.results import Ratio, result_row
 from benchmarks.measure.rounds import STABLE_ROUNDS, Load, Measured, Plan, measure
@@ -132,6 +132,15 @@ def test_a_worker_that_dies_leaves_a_failure_and_the_others_go_on(two_bundles: l
         assert rows[0].latency is None
         assert rows[1].latency is not None
         assert rows[1].ratio is None
+
+
+def test_memory_is_that_of_the_worker_alone(demo_bundle: Path) -> None:
+    """Not of the process that started it, which holds more here."""
+    held = np.ones(400 << 20, np.uint8)
+    with Worker(subject(demo_bundle)) as worker:
+        worker.opened()
+        taken = worker.take(Turn(batch=1, seconds=0))
+    assert 20 < taken.rss_mib < held.nbytes >> 20
 
 
 def measured(worker: Worker, milliseconds: list[list[float]]) -> Measured:

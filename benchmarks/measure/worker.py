@@ -5,12 +5,12 @@ their turn.
 """
 
 import os
-import resource
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -58,7 +58,7 @@ def take_turn(runner: Runner, bundle: Bundle, turn: Turn) -> Taken:
     return Taken(
         milliseconds=tuple(round(1e3 * value, 5) for value in times),
         seconds=seconds,
-        rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        rss_mib=_peak_mib(),
     )
 
 
@@ -108,6 +108,13 @@ def _preprocess_ms(bundle: Bundle) -> float:
         decode(photo, preprocessing)
         times.append(1e3 * (time.perf_counter() - started))
     return round(statistics.median(times), 4)
+
+
+def _peak_mib() -> float:
+    """Of this process; `getrusage` would count the memory of the parent that it was forked from too."""
+    status = Path("/proc/self/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(kib) / 1024, 1)
 
 
 def _private_stdout() -> IO[str]:
