@@ -14,5 +14,9 @@ def validate(model: type[Model], **values: Any) -> Model:
     try:
         return model(**values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or model.__name__}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or model.__name__}: {e['msg']}"
+            for e in error.errors()
+            if e["type"] != "default_factory_not_called"  # a default that needs the value that is wrong
+        ]
         raise UsageError("\n".join(lines)) from error

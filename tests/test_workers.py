@@ -391,3 +391,9 @@ def test_what_cannot_be_served_is_said(
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stdout == ""
+
+
+def test_no_workers_at_all_are_refused_in_one_line(quick_cli: QuickCli, demo_bundle: Path) -> None:
+    done = quick_cli("serve", demo_bundle, "--workers", 0)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["error: workers: Input should be greater than or equal to 1"]

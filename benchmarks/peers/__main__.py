@@ -6,7 +6,7 @@ benchmarks/results/peers-MACHINE.csv; what is not installed or fails stays in th
 
 import sys
 import time
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from benchmarks.measure.run import run
 from benchmarks.peers.catalogue import ARCHS, PRECISIONS, VENVS, subjects
 from benchmarks.peers.prepare import prepare
 from benchmarks.rows import RESULTS, write_rows
+from benchmarks.serving.command import run_app
 from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.manifest import Precision
 from lct_deploy.progress import track
@@ -62,14 +63,10 @@ def _measure(arch: str, precision: Precision, plan: Plan) -> list[Row]:
 
 
 def _checked(precision: str) -> Precision:
-    if precision not in get_args(Precision):
-        raise UsageError(f"unknown precision {precision!r}", hint=f"here: {', '.join(PRECISIONS)}")
-    return cast("Precision", precision)
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", hint=f"precisions are {', '.join(PRECISIONS)}")
+    return precision
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except LctDeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_app(app)

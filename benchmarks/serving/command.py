@@ -12,6 +12,11 @@ def run_command(main: Callable[..., None]) -> None:
     """Exit 0 done, 1 failed, 2 wrong use."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """A program of several commands; the same."""
     try:
         app()
     except LctDeployError as error:

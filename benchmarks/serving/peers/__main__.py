@@ -1,11 +1,11 @@
 """`python -m benchmarks.serving.peers install|check`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.serving.command import run_app
 from benchmarks.serving.peers.catalogue import PEERS, Peer
 from benchmarks.serving.peers.running import Shape, check_answers, expected_answers, running_peer
 from benchmarks.serving.photos import photos
@@ -68,8 +68,4 @@ def choose(names: list[str] | None) -> list[Peer]:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except LctDeployError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_app(app)
