@@ -58,10 +58,12 @@ def top_classes(logits: NDArray[np.float32], labels: tuple[str, ...], k: int) ->
     """The k most probable classes of each row of logits (N, classes); ties go to the lower index."""
     probabilities = softmax(logits)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    values = np.take_along_axis(probabilities, order, axis=1)
     return [
-        [{"index": i, "label": labels[i], "probability": p} for i, p in zip(best, row, strict=True)]
-        for best, row in zip(order.tolist(), values.tolist(), strict=True)
+        [
+            {"index": i, "label": labels[i], "probability": p}
+            for i, p in zip(best.tolist(), row[best].tolist(), strict=True)
+        ]
+        for best, row in zip(order, probabilities, strict=True)
     ]
 
 

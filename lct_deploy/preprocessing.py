@@ -177,10 +177,16 @@ def _check_image(image: Image.Image) -> None:
 
 def _check_scans(data: bytes) -> None:
     # Compressed pixels never hold a start-of-scan marker; a thumbnail in the metadata may add one.
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+    if data.startswith(b"\xff\xd8") and _count_pairs(data, 0xFF, 0xDA) > MAX_SCANS:
         raise ImageError(
             f"a progressive JPEG of more than {MAX_SCANS} scans", hint="save it as a baseline JPEG"
         )
+
+
+def _count_pairs(data: bytes, first: int, second: int) -> int:
+    """How often two bytes follow each other; faster than `bytes.count`."""
+    values = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((values[:-1] == first) & (values[1:] == second)))
 
 
 def _too_large(size: str) -> ImageTooLargeError:
