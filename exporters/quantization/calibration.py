@@ -1,6 +1,7 @@
 """The range of every tensor that is to be quantised, measured on real images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -8,12 +9,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from exporters.nodes import node_module
+from exporters.quantization.extremes import IMAGE_SHARE, Extremes
 from exporters.quantization.histogram import Histogram, Method, Range
 from exporters.quantization.placement import placement, stem_input
 from lct_deploy.errors import ExportError
 from lct_deploy.progress import track
 
 Images = NDArray[np.uint8]
+Values = NDArray[np.float32]
 
 
 def calibrate(
@@ -25,15 +28,16 @@ def calibrate(
     """
     tensors = list(dict.fromkeys(placement(model.graph, "onnxruntime").values()))
     session = _session(model, tensors)
-    histograms = {name: Histogram() for name in tensors}
+    collectors = {name: _collector(method) for name in tensors}
     images = None
     for images in track(batches, "calibrating", total=total):
         for name, values in _activations(session, tensors, images).items():
             _check_finite(name, values, model)
-            histograms[name].add(values)
+            add, _ = collectors[name]
+            add(values)
     if images is None:
         raise ExportError("there are no images to calibrate on")
-    ranges = {name: _range(histogram, method) for name, histogram in histograms.items()}
+    ranges = {name: range_() for name, (_, range_) in collectors.items()}
     stem = stem_input(model.graph)
     return {**ranges, stem: _input_range(session, stem, images)}
 
@@ -54,15 +58,18 @@ def _session(model: ModelProto, tensors: list[str]) -> onnxruntime.InferenceSess
 
 def _activations(
     session: onnxruntime.InferenceSession, tensors: list[str], images: Images
-) -> Mapping[str, NDArray[np.float32]]:
+) -> Mapping[str, Values]:
     outputs = session.run(tensors, {"image": images})
     return dict(zip(tensors, map(np.asarray, outputs), strict=True))
 
 
-def _range(histogram: Histogram, method: Method) -> Range:
-    if method == "min-max":
-        return Range(histogram.low, histogram.high)
-    return histogram.percentile() if method == "percentile" else histogram.entropy()
+def _collector(method: Method) -> tuple[Callable[[Values], None], Callable[[], Range]]:
+    """What takes the values of one tensor, batch by batch, and what then gives its range."""
+    if method in ("min-max", "image-percentile"):
+        extremes = Extremes()
+        return extremes.add, partial(extremes.within, 1.0 if method == "min-max" else IMAGE_SHARE)
+    histogram = Histogram()
+    return histogram.add, histogram.percentile if method == "percentile" else histogram.entropy
 
 
 def _input_range(session: onnxruntime.InferenceSession, stem: str, images: Images) -> Range:
@@ -72,7 +79,7 @@ def _input_range(session: onnxruntime.InferenceSession, stem: str, images: Image
     return Range(float(values.min()), float(values.max()))
 
 
-def _check_finite(name: str, values: NDArray[np.float32], model: ModelProto) -> None:
+def _check_finite(name: str, values: Values, model: ModelProto) -> None:
     if not np.isfinite([values.min(), values.max()]).all():
         module = node_module(next(node for node in model.graph.node if name in node.output))
         raise ExportError(

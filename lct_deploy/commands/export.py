@@ -37,7 +37,7 @@ def export_command(
     ] = None,
     calib_images: Annotated[int | None, typer.Option(help="int8, fp8: how many; default up to 512.")] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="int8, fp8: percentile, min-max or entropy.")
+        str | None, typer.Option(help="int8, fp8: image-percentile, percentile, entropy or min-max.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
