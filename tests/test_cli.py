@@ -172,7 +172,7 @@ def test_every_command_explains_itself(quick_cli: QuickCli) -> None:
     overview = quick_cli("--help")
     assert overview.returncode == 0
     for command in (
-        *("train", "export", "models", "compile", "verify"),
+        *("train", "export", "models", "compile", "verify", "evaluate"),
         *("predict", "inspect", "serve", "bench", "demo"),
     ):
         assert command in overview.stdout

@@ -22,6 +22,8 @@ TORCH_FREE = [
     "lct_deploy.golden",
     "lct_deploy.cost",
     "lct_deploy.datasets",
+    "lct_deploy.evaluation.run",
+    "lct_deploy.evaluation.table",
     "lct_deploy.runtime.onnxruntime",
     "lct_deploy.runtime.tensorrt",
     "lct_deploy.kernels.cpu",
