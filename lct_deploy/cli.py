@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from lct_deploy.commands.analyze import analyze_command
 from lct_deploy.commands.bench import bench_command
 from lct_deploy.commands.compile import compile_command
 from lct_deploy.commands.demo import demo_command
@@ -33,6 +34,7 @@ app.command("compile")(compile_command)
 app.command("verify")(verify_command)
 app.command("predict")(predict_command)
 app.command("evaluate")(evaluate_command)
+app.command("analyze")(analyze_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
 app.command("bench")(bench_command)

@@ -172,8 +172,8 @@ def test_every_command_explains_itself(quick_cli: QuickCli) -> None:
     overview = quick_cli("--help")
     assert overview.returncode == 0
     for command in (
-        *("train", "export", "models", "compile", "verify", "evaluate"),
-        *("predict", "inspect", "serve", "bench", "demo"),
+        *("train", "export", "models", "compile", "verify"),
+        *("predict", "evaluate", "analyze", "inspect", "serve", "bench", "demo"),
     ):
         assert command in overview.stdout
         assert quick_cli(command, "--help").returncode == 0

@@ -1,16 +1,14 @@
 """Accuracy, confusion and calibration, counted as the answers come: memory depends on the classes alone."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lct_deploy.evaluation.answers import Answers
+from lct_deploy.intervals import wilson_interval
 
 CALIBRATION_BINS = 15  # Guo et al., ICML 2017, arXiv:1706.04599
 _TOP = 5
-_NORMAL_95 = 1.959963984540054  # the quantile of a normal distribution that leaves 2.5 % on either side
 
 
 class _Part(BaseModel):
@@ -94,11 +92,11 @@ class Scores:
 
     def score(self, labels: tuple[str, ...]) -> Score:
         """Raises ZeroDivisionError before anything was added."""
-        right = int(self.confusion.trace())
+        low, high = wilson_interval(int(self.confusion.trace()), self.images)
         return Score(
             images=self.images,
             top1=self.top1,
-            top1_interval=wilson_interval(right, self.images),
+            top1_interval=(100.0 * low, 100.0 * high),
             top5=100.0 * self._in_top / self.images if len(labels) > _TOP else None,
             calibration=self._calibration(),
             classes=tuple(self._class(index, label) for index, label in enumerate(labels)),
@@ -134,12 +132,3 @@ class Scores:
                 for i, (images, confidence, right) in enumerate(bins)
             ),
         )
-
-
-def wilson_interval(right: int, images: int) -> tuple[float, float]:
-    """Where a share lies with 95 % confidence, in percent: Wilson's interval, which holds near 100 % too."""
-    z2 = _NORMAL_95**2
-    share = right / images
-    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half = _NORMAL_95 / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
