@@ -21,14 +21,17 @@ from benchmarks.rows import RESULTS, write_rows
 from exporters.from_checkpoint import prepare_checkpoint
 from exporters.images import parity_images
 from exporters.options import CalibrationOptions, ExportOptions
+from exporters.prepared import Prepared
 from exporters.variants import CALIBRATED, EMULATED, TARGETS, make_variant
-from lct_deploy.datasets import load_dataset
+from lct_deploy.datasets import LabelledImages, load_evaluation_data
+from lct_deploy.evaluation.answers import read_answers
+from lct_deploy.evaluation.classes import match_classes
+from lct_deploy.evaluation.images import LabelledReader
+from lct_deploy.evaluation.scores import Scores
 from lct_deploy.manifest import Precision
-from lct_deploy.parity import in_batches
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.runtime import RuntimeOptions, open_artifact
 from lct_deploy.sample import DEMO_CHECKPOINT
-from lct_deploy.train.batches import Batches
 
 BATCH = 50
 
@@ -48,6 +51,14 @@ class Row:
     agreement: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """Top-1 in percent, and what each image is taken for, (N,)."""
+
+    top1: float
+    predictions: NDArray[np.int64]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("checkpoints", nargs="*", type=Path, default=[DEMO_CHECKPOINT])
@@ -62,22 +73,22 @@ def main() -> None:
 
 def _rows(checkpoint: Path, data: str) -> Iterator[Row]:
     prepared = prepare_checkpoint(checkpoint, ExportOptions())
-    images, labels = _test_split(data, prepared.preprocessing)
-    reference = _top1(prepared.model, images, "fp32 portable")
-    accuracy = 100 * float((reference == labels).mean())
+    images = load_evaluation_data(data)
+    reference = _measure(prepared.model, images, prepared, "fp32 portable")
     for precision, target, model in _graphs(prepared.model, prepared.preprocessing, prepared.labels, data):
-        found = reference if precision == "fp32" else _top1(model, images, f"{precision} {target}")
-        top1 = 100 * float((found == labels).mean())
+        found = reference
+        if precision != "fp32":
+            found = _measure(model, images, prepared, f"{precision} {target}")
         yield Row(
             checkpoint=checkpoint.name,
             arch=prepared.arch,
             size=prepared.preprocessing.crop,
             precision=precision,
             target=target,
-            images=len(labels),
-            top1=round(top1, 3),
-            drop=round(accuracy - top1, 3),
-            agreement=round(100 * float((found == reference).mean()), 3),
+            images=len(found.predictions),
+            top1=round(found.top1, 3),
+            drop=round(reference.top1 - found.top1, 3),
+            agreement=round(100 * float((found.predictions == reference.predictions).mean()), 3),
         )
 
 
@@ -96,19 +107,19 @@ def _graphs(
             yield precision, target, EMULATED[precision][0](variant) if precision in EMULATED else variant
 
 
-def _test_split(data: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    batches = Batches(load_dataset(data, "test"), preprocessing, batch_size=500, augment=False)
-    images, labels = zip(*batches.epoch(0), strict=True)
-    return np.concatenate([x.numpy() for x in images]), np.concatenate([y.numpy() for y in labels])
-
-
-def _top1(model: ModelProto, images: NDArray[np.uint8], description: str) -> NDArray[np.int64]:
+def _measure(model: ModelProto, images: LabelledImages, prepared: Prepared, description: str) -> _Measured:
+    reader = LabelledReader(images, prepared.preprocessing, batch=BATCH)
+    classes = match_classes(images, prepared.labels)
+    scores = Scores(len(prepared.labels))
+    predictions: list[NDArray[np.int64]] = []
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
         onnx.save(model, path)
         with closing(open_artifact("onnxruntime", path, RuntimeOptions())) as opened:
-            (logits,) = in_batches(lambda x: [opened.infer(x)], images, BATCH, description=description)
-    return logits.argmax(axis=1)
+            for answers in read_answers(opened, reader, classes, description=description):
+                scores.add(answers)
+                predictions.append(answers.predictions)
+    return _Measured(top1=scores.top1, predictions=np.concatenate(predictions))
 
 
 if __name__ == "__main__":

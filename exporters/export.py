@@ -10,13 +10,14 @@ import onnx
 from onnx import ModelProto
 
 from exporters.bisect import IMAGES, blame, describe_blame
+from exporters.gates import with_gates
 from exporters.images import ParityImages, parity_images, spread
 from exporters.options import ExportOptions
 from exporters.prepared import Prepared
-from exporters.proof import Proof
+from exporters.proof import Proof, verify_gates
 from exporters.variants import Variant, check_calibration, choose_target, make_variant, verify_graph
 from lct_deploy.atomic import atomic_directory, check_new_directory, sha256_file
-from lct_deploy.bundle import GOLDEN, GRAPH, write_manifest
+from lct_deploy.bundle import GATES, GOLDEN, GRAPH, write_manifest
 from lct_deploy.errors import ExportError, ParityError, UsageError
 from lct_deploy.manifest import (
     NAME_PATTERN,
@@ -57,6 +58,8 @@ def export(
         announce(f"note: {note}")
     announce(describe_certificate(prepared.certificate))
     _check_certificate(prepared.certificate, allow_unfused=options.allow_unfused)
+    if options.gates:
+        _check_gates(prepared.certificate)
 
     images = parity_images(prepared.preprocessing, options.images, prepared.labels)
     variant = None
@@ -65,6 +68,9 @@ def export(
     proof = prepared.prove(images)
     with atomic_directory(output, overwrite=options.overwrite) as directory:
         artifacts, reports = _write_graphs(directory, prepared, variant, proof, announce)
+        if options.gates:
+            graph, report = _write_gates(directory, prepared, proof, announce)
+            artifacts, reports = (*artifacts, graph), (*reports, report)
         _write_golden(directory / GOLDEN, proof)
         manifest = Manifest(
             name=name,
@@ -120,6 +126,16 @@ def _check_certificate(certificate: FusionCertificate, *, allow_unfused: bool) -
         )
 
 
+def _check_gates(certificate: FusionCertificate) -> None:
+    """Raise UsageError without attention, ExportError for one whose gate is not to be had."""
+    if not certificate.attention_blocks:
+        raise UsageError("the network has no attention, and so no gates", hint="drop --gates")
+    if certificate.misses:
+        raise ExportError(
+            f"{certificate.misses[0].layer} is not fused: its gate cannot be told", hint="drop --gates"
+        )
+
+
 def _write_graphs(
     directory: Path, prepared: Prepared, variant: Variant | None, proof: Proof, announce: Announce
 ) -> tuple[tuple[Artifact, ...], tuple[ParityReport, ...]]:
@@ -158,6 +174,27 @@ def _write_graphs(
             )
         )
     return tuple(artifacts), tuple(reports)
+
+
+def _write_gates(
+    directory: Path, prepared: Prepared, proof: Proof, announce: Announce
+) -> tuple[Artifact, ParityReport]:
+    """Save the portable graph that gives contexts and gates too, and compare it, them included."""
+    path = directory / GATES
+    onnx.save(with_gates(prepared.model), path)
+    report = _passed(verify_gates(path, proof), proof, announce)
+    artifact = Artifact(
+        path=GATES,
+        sha256=sha256_file(path),
+        runtime="portable",
+        kind="gates",
+        precision="fp32",
+        profiles=(Profile(),),
+        versions=prepared.versions,
+        verified=True,
+        source=GRAPH,
+    )
+    return artifact, report
 
 
 def _passed(

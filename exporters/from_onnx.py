@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 
 from exporters.images import ParityImages
-from exporters.onnx_source import OnnxSource, load_onnx, reference_gates, reference_logits
+from exporters.onnx_source import OnnxSource, load_onnx, reference_attention, reference_logits
 from exporters.options import ExportOptions
 from exporters.prepared import Prepared
 from exporters.proof import GATE_IMAGES, Proof, Reference
@@ -50,9 +50,9 @@ def prepare_onnx(path: Path, options: ExportOptions) -> Prepared:
 
 def prove_onnx(source: OnnxSource, images: ParityImages) -> Proof:
     """Run the file's own graph over the images."""
+    attention = reference_attention(source, images.images[:GATE_IMAGES])
     reference = Reference(
-        logits=reference_logits(source, images.images),
-        gates=reference_gates(source, images.images[:GATE_IMAGES]),
+        logits=reference_logits(source, images.images), gates=attention.gates, contexts=attention.contexts
     )
     return Proof(images=images, reference=reference, source=source.path.name)
 

@@ -1,5 +1,6 @@
-"""The gates of a graph, read through a copy of it that has them as outputs."""
+"""The contexts and gates of a graph, read through a copy of it that has them as outputs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,18 +8,30 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx.inliner import inline_local_functions
 
+from exporters.editing import GraphEditor
 from exporters.functions import DOMAIN
-from exporters.nodes import GATE_KEY, attention_nodes, metadata, node_module
+from exporters.nodes import BATCH, GATE_KEY, attention_nodes, metadata, node_module
+from exporters.sites import read_attention
 from lct_deploy.kernels.cpu import op_library
+from lct_deploy.manifest import CONTEXT_OUTPUT, GATE_OUTPUT
 from lct_deploy.parity import in_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposed:
+    """The outputs that give a block's gate and its context; None where the graph does not keep that."""
+
+    gate: str
+    context: str | None
 
 
 def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str, NDArray[np.float32]]:
     """Gates (N, C) by PyTorch layer for images (N, H, W, 3); empty for a graph without attention."""
     model = onnx.load(path)
-    outputs = expose_gates(model)
+    outputs = {layer: exposed.gate for layer, exposed in expose_gates(model).items()}
     if not outputs:
         return {}
     session = _session(model)
@@ -30,31 +43,65 @@ def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str
     }
 
 
-def expose_gates(model: ModelProto) -> dict[str, str]:
-    """Make every gate an output of the graph, in place; returns the outputs' names by layer.
+def expose_gates(model: ModelProto) -> dict[str, Exposed]:
+    """Make every gate an output of the graph, in place, and every context that has a name; by layer.
 
-    A fused function gets its gate as a second output, an operator of our library has one to offer, and
-    where the gate is spelled out its node says so (`lct.gate`).
+    A fused function gets both as outputs, an operator of our library has its gate to offer, and where
+    the gate is spelled out its node says so (`lct.gate`). A graph by `with_gates` has them already.
     """
-    outputs = _function_gates(model)
+    if present := _present(model):
+        return present
+    outputs = _function_outputs(model)
     for node in model.graph.node:
         if layer := metadata(node, GATE_KEY):
             if node.domain == DOMAIN:
-                node.output.append(f"{layer}.gate")
-            outputs[layer] = node.output[-1]
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs.values()
-    )
+                node.output.append(f"{layer}{GATE_OUTPUT}")
+            outputs[layer] = Exposed(gate=node.output[-1], context=None)
+    for exposed in outputs.values():
+        for name in filter(None, (exposed.context, exposed.gate)):
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return outputs
 
 
-def _function_gates(model: ModelProto) -> dict[str, str]:
+def with_gates(model: ModelProto) -> ModelProto:
+    """A copy of a portable graph that also gives each block's context and gate, (N, C) float32.
+
+    All in standard operators: what takes an attention's node over has a single output.
+    """
+    exposed = ModelProto()
+    exposed.CopyFrom(model)
+    editor = GraphEditor(exposed)
+    channels = {layer: read_attention(editor, node).channels for layer, node in _attention(exposed).items()}
+    for layer, names in _function_outputs(exposed).items():
+        for name in filter(None, (names.context, names.gate)):
+            shape = [BATCH, channels[layer]]
+            exposed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    inlined = inline_local_functions(exposed)
+    onnx.checker.check_model(inlined, full_check=True)
+    return inlined
+
+
+def _present(model: ModelProto) -> dict[str, Exposed]:
+    layers = [
+        output.name.removesuffix(GATE_OUTPUT)
+        for output in model.graph.output
+        if output.name.endswith(GATE_OUTPUT)
+    ]
+    return {layer: Exposed(gate=layer + GATE_OUTPUT, context=layer + CONTEXT_OUTPUT) for layer in layers}
+
+
+def _function_outputs(model: ModelProto) -> dict[str, Exposed]:
+    """Give the attention's functions and their nodes two more outputs, in place."""
     for function in model.functions:
-        function.output.append("gate")
-    fused = attention_nodes(model)
-    for index, node in enumerate(fused):
-        node.output.append(f"gate_{index}")
-    return {node_module(node): node.output[1] for node in fused}
+        function.output.extend(["gate", "z"])
+    fused = _attention(model)
+    for layer, node in fused.items():
+        node.output.extend([layer + GATE_OUTPUT, layer + CONTEXT_OUTPUT])
+    return {layer: Exposed(gate=layer + GATE_OUTPUT, context=layer + CONTEXT_OUTPUT) for layer in fused}
+
+
+def _attention(model: ModelProto) -> dict[str, NodeProto]:
+    return {node_module(node): node for node in attention_nodes(model)}
 
 
 def _session(model: ModelProto) -> onnxruntime.InferenceSession:

@@ -2,7 +2,7 @@
 
 source = load_onnx(path, mean=..., std=...)     source.model has the contract of our own exports
 reference_logits(source, images)                the file itself in ONNX Runtime
-reference_gates(source, images)                 its own gates, recomputed in float64
+reference_attention(source, images)             its contexts, and its own gates recomputed in float64
 """
 
 import json
@@ -55,6 +55,14 @@ class GateReference:
 
     context: str
     transform: Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionReference:
+    """Contexts and gates (N, C) by layer."""
+
+    contexts: dict[str, NDArray[np.float64]]
+    gates: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,24 +164,30 @@ def reference_logits(source: OnnxSource, images: NDArray[np.uint8]) -> NDArray[n
     )[graph.logits]
 
 
-def reference_gates(source: OnnxSource, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Gates (N, C) by layer: contexts from the unfused graph, the rest by its own operators in float64.
+def reference_attention(source: OnnxSource, images: NDArray[np.uint8]) -> AttentionReference:
+    """Contexts of the unfused graph, and gates from them by its own operators in float64.
 
     Blocks that the file had as nodes of domain `lct` give theirs in float32.
     """
     model = ModelProto()
     model.CopyFrom(source.unfused)
     exposed = expose_gates(model)
-    contexts = {layer: gate.context for layer, gate in source.gates.items()}
-    for name in dict.fromkeys(contexts.values()):
+    places = {layer: names.context or "" for layer, names in exposed.items()}
+    places |= {layer: gate.context for layer, gate in source.gates.items()}
+    for name in dict.fromkeys(gate.context for gate in source.gates.values()):
         model.graph.output.add().name = name
-    names = list(dict.fromkeys([*exposed.values(), *contexts.values()]))
+    names = list(dict.fromkeys([*places.values(), *(names.gate for names in exposed.values())]))
     values = Session(model).run_all(names, images, batch=BATCH, fixed=False) if names else {}
-    gates = {layer: values[name].astype(np.float64) for layer, name in exposed.items()}
+    contexts = {
+        layer: values[name].astype(np.float64).reshape(len(images), -1) for layer, name in places.items()
+    }
+    gates = {layer: values[names.gate].astype(np.float64) for layer, names in exposed.items()}
     for layer, gate in source.gates.items():
-        context = values[gate.context].astype(np.float64).reshape(len(images), -1)
-        gates[layer] = 1 / (1 + np.exp(-gate.transform(context)))
-    return {block.layer: gates[block.layer] for block in source.certificate.fused}
+        gates[layer] = 1 / (1 + np.exp(-gate.transform(contexts[layer])))
+    layers = [block.layer for block in source.certificate.fused]
+    return AttentionReference(
+        contexts={layer: contexts[layer] for layer in layers}, gates={layer: gates[layer] for layer in layers}
+    )
 
 
 def _source_graph(file: OnnxFile, image_size: int | None) -> tuple[SourceGraph, str | None]:

@@ -44,5 +44,6 @@ class ExportOptions(BaseModel):
     calibration: CalibrationOptions = CalibrationOptions()
     name: str | None = None
     version: str = "1"
+    gates: bool = False
     allow_unfused: bool = False
     overwrite: bool = False

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from exporters.gates import read_gates
 from exporters.images import ParityImages
+from lct_deploy.analysis.graph import GraphGates
 from lct_deploy.manifest import Accuracy, Artifact, GateParity, LogitParity, ParityReport, Precision
 from lct_deploy.parity import (
     accuracy_failures,
     compare_gates,
     compare_logits,
+    context_failures,
     describe_drift,
     first_drift,
     in_batches,
     logit_failures,
     logit_limit,
+    relative_error,
 )
 from lct_deploy.runtime import RuntimeOptions, open_artifact
 
@@ -33,10 +36,14 @@ GATE_IMAGES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """logits (N, classes) for all images; gates by layer, (M, C), for the first M of them."""
+    """logits (N, classes) for all images; gates and contexts by layer, (M, C), for the first M of them.
+
+    A reference that is a graph has no contexts.
+    """
 
     logits: NDArray[np.float32]
     gates: dict[str, NDArray[np.float64]]
+    contexts: dict[str, NDArray[np.float64]] = field(default_factory=dict[str, NDArray[np.float64]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,29 @@ def verify_artifact(
         failures=tuple(failures),
         versions={**versions, **proof.versions, "machine": platform.machine()},
     )
+
+
+def verify_gates(path: Path, proof: Proof) -> ParityReport:
+    """Compare a graph by `with_gates`, its contexts too, as `analyze` reads them."""
+    report = verify_artifact(path, "fp32", proof)
+    images = proof.images.images[:GATE_IMAGES]
+    with closing(GraphGates(path, RuntimeOptions())) as opened:
+        parts = [opened.read(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    gates = tuple(
+        gate.model_copy(
+            update={
+                "context_error": relative_error(
+                    proof.reference.contexts[gate.layer],
+                    np.concatenate([part[gate.layer].context for part in parts]),
+                )
+            }
+        )
+        for gate in report.gates
+    )
+    given = {gate.layer for gate in gates}
+    absent = [f"{layer}: is not given" for layer in proof.reference.contexts if layer not in given]
+    failures = (*report.failures, *absent, *context_failures(gates))
+    return report.model_copy(update={"gates": gates, "failures": failures})
 
 
 def _judge_logits(

@@ -12,6 +12,7 @@ from exporters.images import ParityImages
 from exporters.proof import GATE_IMAGES, Proof, Reference
 from lct_deploy.models import Attention, ResNet
 from lct_deploy.models.classifier import ImageClassifier
+from lct_deploy.models.lct import global_context
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.progress import track
 
@@ -29,15 +30,21 @@ def compute_reference(
             classifier(torch.tensor(images[start : start + BATCH]))
             for start in track(starts, "PyTorch", total=len(starts))
         ]
-        gates = _gates(classifier, images[:gate_images])
-    return Reference(logits=torch.cat(logits).numpy(), gates=gates)
+        contexts, gates = _attention(classifier, images[:gate_images])
+    return Reference(logits=torch.cat(logits).numpy(), gates=gates, contexts=contexts)
 
 
-def _gates(classifier: ImageClassifier, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+def _attention(
+    classifier: ImageClassifier, images: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Contexts and gates by layer, (N, C)."""
+    contexts: dict[str, list[Tensor]] = {}
     gates: dict[str, list[Tensor]] = {}
     handles = [
         module.register_forward_pre_hook(
-            _recorder(copy.deepcopy(module).double(), gates.setdefault(name, []))
+            _recorder(
+                copy.deepcopy(module).double(), contexts.setdefault(name, []), gates.setdefault(name, [])
+            )
         )
         for name, module in classifier.network.attention_blocks().items()
     ]
@@ -47,12 +54,15 @@ def _gates(classifier: ImageClassifier, images: NDArray[np.uint8]) -> dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(values).numpy() for name, values in gates.items()}
+    joined = [{name: torch.cat(v).numpy() for name, v in kept.items()} for kept in (contexts, gates)]
+    return joined[0], joined[1]
 
 
-def _recorder(attention: Attention, store: list[Tensor]) -> Callable[..., None]:
+def _recorder(attention: Attention, contexts: list[Tensor], gates: list[Tensor]) -> Callable[..., None]:
     def record(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        store.append(attention.gate(inputs[0].double()))
+        x = inputs[0].double()
+        contexts.append(global_context(x))
+        gates.append(attention.gate(x))
 
     return record
 

@@ -7,7 +7,8 @@ metadata; sizes and label names may be chosen anew, and every choice or assumpti
 from pathlib import Path
 
 from exporters.options import ExportOptions
-from lct_deploy.errors import CheckpointError, DataError, UsageError
+from lct_deploy.errors import CheckpointError, UsageError
+from lct_deploy.labels import read_labels
 from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.validation import validate
 
@@ -43,27 +44,9 @@ def settle_labels(
         if own is not None:
             return own, []
         return tuple(map(str, range(classes))), ["the source has no labels: classes are numbered"]
-    labels = _read_labels(file)
-    if len(labels) != classes:
-        raise DataError(
-            f"{file}: {len(labels)} labels, the network has {classes} classes",
-            hint="the file has one label a line, in the order of the classes",
-        )
+    labels = read_labels(file, classes)
     notes = [f"labels of the source are replaced by {file}"] if own and own != labels else []
     return labels, notes
-
-
-def _read_labels(file: Path) -> tuple[str, ...]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
-    if empty:
-        raise DataError(f"{file}: line {empty[0]} is empty")
-    return tuple(line.strip() for line in lines)
 
 
 def _size(options: ExportOptions) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from exporters.from_onnx import prove_onnx
 from exporters.images import ParityImages, parity_images
 from exporters.onnx_source import load_onnx
-from exporters.proof import Proof, verify_artifact
+from exporters.proof import Proof, verify_artifact, verify_gates
 from exporters.reference import prove
 from exporters.variants import verify_graph
 from lct_deploy.architecture import AttentionConfig
@@ -37,9 +37,12 @@ def verify_bundle(
     check_host(bundle, compiled)
     proof = _proof(bundle, checkpoint, images)
     reports = [verify_graph(bundle.file(graph), graph.precision, proof)]
-    return reports + [
+    reports += [
         verify_artifact(bundle.file(a), a.precision, proof, batch=a.profiles[0].opt) for a in compiled
     ]
+    if gates := bundle.gates():
+        reports.append(verify_gates(bundle.file(gates), proof))
+    return reports
 
 
 def _proof(bundle: Bundle, checkpoint: Path, images: Path | None) -> Proof:

@@ -21,6 +21,7 @@ from lct_deploy.rebuild import compile_command, export_command
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
+GATES = "gates.onnx"
 GOLDEN = "golden.npz"
 
 
@@ -72,6 +73,11 @@ class Bundle:
         wanted = (runtime, precision or self.manifest.precision)
         found = [a for a in self.manifest.artifacts if a.kind == "compiled"]
         return [self._verified(a) for a in found if (a.runtime, a.precision) == wanted]
+
+    def gates(self) -> Artifact | None:
+        """The graph that gives contexts and gates, where the bundle was exported with it."""
+        found = (a for a in self.manifest.artifacts if a.kind == "gates")
+        return next(map(self._verified, found), None)
 
     def golden(self) -> Golden:
         with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:

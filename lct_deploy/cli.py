@@ -4,9 +4,11 @@ import sys
 
 import typer
 
+from lct_deploy.commands.analyze import analyze_command
 from lct_deploy.commands.bench import bench_command
 from lct_deploy.commands.compile import compile_command
 from lct_deploy.commands.demo import demo_command
+from lct_deploy.commands.evaluate import evaluate_command
 from lct_deploy.commands.export import export_command
 from lct_deploy.commands.inspect import inspect_command
 from lct_deploy.commands.models import models_command
@@ -31,6 +33,8 @@ app.command("models")(models_command)
 app.command("compile")(compile_command)
 app.command("verify")(verify_command)
 app.command("predict")(predict_command)
+app.command("evaluate")(evaluate_command)
+app.command("analyze")(analyze_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
 app.command("bench")(bench_command)

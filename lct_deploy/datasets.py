@@ -22,15 +22,20 @@ FASHION_MNIST_LABELS = (
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _MAX_RANK = 4
 _IDX_NAMES = {"train": "train", "test": "t10k"}
+_SPLIT_FOLDERS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayImages:
-    """Greyscale images in memory: images (N, H, W) uint8, labels (N,) int64."""
+    """Greyscale images in memory: images (N, H, W) uint8, labels (N,) int64.
+
+    Not `named`, the classes are numbers only, as those of IDX files.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    named: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,6 +69,20 @@ def load_dataset(source: str, split: str) -> LabelledImages:
         classes = FASHION_MNIST_LABELS if source == FASHION_MNIST else None
         return _load_idx_split(directory, split, classes)
     return load_image_folder(_split_directory(directory, split))
+
+
+def load_evaluation_data(source: str) -> LabelledImages:
+    """The test split of a data set; of a directory that has no splits, the folders in it are the classes.
+
+    Raises DataError as `load_dataset` does.
+    """
+    directory = Path(source)
+    has_splits = any((directory / name).is_dir() for name in _SPLIT_FOLDERS)
+    if source == FASHION_MNIST or has_splits or _idx_file(directory, "test", "images-idx3") is not None:
+        return load_dataset(source, "test")
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such directory")
+    return load_image_folder(directory)
 
 
 def load_image_folder(directory: Path) -> FolderImages:
@@ -128,7 +147,12 @@ def _load_idx_split(directory: Path, split: str, classes: tuple[str, ...] | None
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
         raise DataError(f"{directory}: {images.shape} images and {labels.shape} labels do not match")
     numbers = tuple(str(label) for label in range(int(labels.max()) + 1))
-    return ArrayImages(images=images, labels=labels.astype(np.int64), classes=classes or numbers)
+    return ArrayImages(
+        images=images,
+        labels=labels.astype(np.int64),
+        classes=classes or numbers,
+        named=classes is not None,
+    )
 
 
 def _split_directory(directory: Path, split: str) -> Path:

@@ -14,6 +14,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 PRECISION_KEY = "lct.precision"  # a graph's own metadata: the precision that it computes in
 
+# What an artifact of kind `gates` calls its outputs beside the logits, before it the layer's name.
+CONTEXT_OUTPUT, GATE_OUTPUT = ".context", ".gate"
+
 OPERATORS = "lct operators"  # in an artifact's versions: the op library that it needs
 
 RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx"]
@@ -89,7 +92,9 @@ class Artifact(FileRecord):
     """Something that a runtime can load."""
 
     runtime: RuntimeName
-    kind: Literal["graph", "compiled"]
+    kind: Literal["graph", "compiled", "gates"] = Field(
+        description="gates: a graph with every block's context and gate as outputs, which nothing serves"
+    )
     precision: Precision
     profiles: tuple[Profile, ...]
     host: str | None = Field(default=None, description="instruction sets of the machine it was compiled for")
@@ -163,6 +168,9 @@ class GateParity(_Part):
     saturated: float = Field(description="share of gates below 0.001 or above 0.999")
     nan: int
     constant: bool
+    context_error: float | None = Field(
+        default=None, description="of the context, as a share of its largest value; null if not compared"
+    )
 
 
 class Accuracy(_Part):

@@ -38,7 +38,7 @@ MAX_GATE_ERROR: Mapping[Precision, float] = {
 
 MAX_ACCURACY_DROP = 0.5  # points of top-1, for int8 and fp8 where the images carry labels
 
-_SATURATED = 1e-3
+SATURATED = 1e-3  # a gate that is so near to 0 or 1
 _LISTED_FLIPS = 20
 
 Floats = NDArray[np.floating]
@@ -130,16 +130,33 @@ def compare_gates(layer: str, reference: NDArray[np.float64], gates: NDArray[np.
     finite = np.isfinite(gates).all(axis=1)
     error = np.abs(reference[finite] - gates[finite])
     constant = bool(np.ptp(reference, axis=0).max() < 1e-12)
-    correlations = [_rank_correlation(a, b) for a, b in zip(reference[finite], gates[finite], strict=True)]
+    correlations = [rank_correlation(a, b) for a, b in zip(reference[finite], gates[finite], strict=True)]
     known = [value for value in correlations if value is not None]
     return GateParity(
         layer=layer,
         max_abs_error=float(error.max()) if error.size else float("inf"),
         rank_correlation=min(known) if known and not constant else None,
-        saturated=float(((gates < _SATURATED) | (gates > 1 - _SATURATED)).mean()),
+        saturated=float(((gates < SATURATED) | (gates > 1 - SATURATED)).mean()),
         nan=int((~np.isfinite(gates)).sum()),
         constant=constant,
     )
+
+
+def relative_error(reference: NDArray[np.float64], values: NDArray[np.float32]) -> float:
+    """The largest error as a share of the reference's largest value; infinite where one is not finite."""
+    error = np.abs(reference - values).max() / max(np.abs(reference).max(), np.finfo(np.float64).tiny)
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def context_failures(gates: Sequence[GateParity]) -> list[str]:
+    """Why the contexts of an fp32 graph do not pass: they may be off by as much as its logits."""
+    limit = MAX_LOGIT_ERROR["fp32"]
+    return [
+        f"{gate.layer}: the context is off by {gate.context_error:.1e} of its largest value, over the limit "
+        f"of {limit:.0e}"
+        for gate in gates
+        if gate.context_error is not None and gate.context_error > limit
+    ]
 
 
 def first_drift(gates: Sequence[GateParity], precision: Precision) -> GateParity | None:
@@ -195,7 +212,7 @@ def _margin(logits: NDArray[np.float64]) -> float:
     return float(first - second)
 
 
-def _rank_correlation(a: Floats, b: Floats) -> float | None:
+def rank_correlation(a: Floats, b: Floats) -> float | None:
     """Spearman's rank correlation with average ranks for ties; None where a side is constant."""
     ranks = np.stack([_ranks(a), _ranks(b)])
     ranks -= ranks.mean(axis=1, keepdims=True)

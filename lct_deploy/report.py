@@ -1,6 +1,13 @@
 """Manifests and their parts in words, for the terminal."""
 
-from lct_deploy.manifest import Artifact, EngineBuild, FusionCertificate, Manifest, ParityReport
+from lct_deploy.manifest import (
+    Artifact,
+    EngineBuild,
+    FusionCertificate,
+    GateParity,
+    Manifest,
+    ParityReport,
+)
 
 
 def describe_certificate(certificate: FusionCertificate) -> str:
@@ -30,6 +37,7 @@ def describe_parity(report: ParityReport) -> str:
         worst = max(report.gates, key=lambda gate: gate.max_abs_error)
         lines.append(
             f"  gates: {len(report.gates)} blocks, max error {worst.max_abs_error:.1e} in {worst.layer}, "
+            f"{_describe_contexts(report.gates)}"
             f"{max(gate.saturated for gate in report.gates):.1%} saturated at most; "
             + (f"first to drift: {report.drifts_first}" if report.drifts_first else "none drifts")
         )
@@ -42,6 +50,11 @@ def describe_parity(report: ParityReport) -> str:
     lines += [f"  warning: {warning}" for warning in report.warnings]
     lines += [f"  failure: {failure}" for failure in report.failures]
     return "\n".join(lines)
+
+
+def _describe_contexts(gates: tuple[GateParity, ...]) -> str:
+    errors = [gate.context_error for gate in gates if gate.context_error is not None]
+    return f"contexts off by {max(errors):.1e} of their largest value, " if errors else ""
 
 
 def describe_bundle(manifest: Manifest) -> str:

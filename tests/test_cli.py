@@ -173,7 +173,7 @@ def test_every_command_explains_itself(quick_cli: QuickCli) -> None:
     assert overview.returncode == 0
     for command in (
         *("train", "export", "models", "compile", "verify"),
-        *("predict", "inspect", "serve", "bench", "demo"),
+        *("predict", "evaluate", "analyze", "inspect", "serve", "bench", "demo"),
     ):
         assert command in overview.stdout
         assert quick_cli(command, "--help").returncode == 0

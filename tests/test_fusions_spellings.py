@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from exporters.fusions.session import Session
 from exporters.nodes import attention_nodes, node_module
-from exporters.onnx_source import OnnxSource, load_onnx, reference_gates, reference_logits
+from exporters.onnx_source import OnnxSource, load_onnx, reference_attention, reference_logits
 from lct_deploy.architecture import model_config
 from lct_deploy.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.conftest import random_network
@@ -577,7 +577,7 @@ def test_our_networks_exported_plainly(tmp_path: Path, arch: str, dynamo: bool) 
     assert [block.layer for block in source.certificate.fused] == layers
     assert_fused(source, network, len(layers), size=32)
     assert source.attention == network.config.attention
-    gates = reference_gates(source, noise(2, 32))
+    gates = reference_attention(source, noise(2, 32)).gates
     assert list(gates) == layers
     for layer, attention in network.attention_blocks().items():
         assert gates[layer].shape == (2, attention.channels)

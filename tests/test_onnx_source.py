@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from exporters.fusions.session import Session
 from exporters.graph import export_graph
 from exporters.nodes import attention_nodes, node_module
-from exporters.onnx_source import OnnxSource, load_onnx, reference_gates, reference_logits
+from exporters.onnx_source import OnnxSource, load_onnx, reference_attention, reference_logits
 from lct_deploy.architecture import model_config
 from lct_deploy.atomic import sha256_file
 from lct_deploy.errors import CheckpointError, ExportError, LctDeployError, UsageError
@@ -114,7 +114,7 @@ def test_a_batch_of_several_is_filled_up_for_the_reference(tmp_path: Path) -> No
 def test_reference_gates_are_those_of_pytorch_in_float64(plain: Path) -> None:
     model = network()
     source, images = load(plain), noise(4)
-    gates = reference_gates(source, images)
+    gates = reference_attention(source, images).gates
     assert list(gates) == ["layer1.0.attn", "layer1.1.attn", "layer1.2.attn"]
     recorded: list[np.ndarray] = []
     for attention in model.attentions:
@@ -305,7 +305,7 @@ def test_our_own_export_passes_through(own: Path) -> None:
     assert (source.attention.kind, source.attention.groups) == ("lct", 16)
     images = noise(3, 32)
     assert np.array_equal(reference_logits(source, images), run(source, images))
-    gates = reference_gates(source, images)
+    gates = reference_attention(source, images).gates
     assert list(gates) == [block.layer for block in source.certificate.fused]
     assert gates["layer4.1.attn"].shape == (3, 512)
 
@@ -595,7 +595,7 @@ def test_nodes_without_names_are_numbered(
     source = load(edited(forget))
     layers = [block.layer for block in source.certificate.fused]
     assert layers == ["attention_1", "attention_2", "attention_3"]
-    assert list(reference_gates(source, noise(2))) == layers
+    assert list(reference_attention(source, noise(2)).gates) == layers
 
 
 def test_weights_that_are_inputs_too_are_constants(
@@ -629,7 +629,10 @@ def test_nodes_of_ours_and_plain_operators_may_be_mixed(plain: Path, tmp_path: P
     assert ops[2] == ("layer1.2.attn", "lct::LinearContextTransform")
     images = noise()
     assert np.allclose(run(source, images), pytorch_logits(network(), images), rtol=1e-4, atol=1e-5)
-    gates, expected = reference_gates(source, images), reference_gates(load(plain), images)
+    gates, expected = (
+        reference_attention(source, images).gates,
+        reference_attention(load(plain), images).gates,
+    )
     for own, found in zip(expected.values(), gates.values(), strict=True):
         assert np.abs(own - found).max() <= 1e-5
 

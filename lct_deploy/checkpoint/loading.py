@@ -26,6 +26,7 @@ from lct_deploy.checkpoint.inference import Inferred, infer
 from lct_deploy.checkpoint.metadata import CheckpointMetadata
 from lct_deploy.errors import CheckpointError
 from lct_deploy.models import ResNet, build_model
+from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.suggest import closest
 
 T = TypeVar("T")
@@ -60,6 +61,18 @@ class LoadedCheckpoint:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The file's own; ImageNet's evaluation at the network's size where it does not say."""
+        if self.metadata is not None:
+            return self.metadata.preprocessing
+        return evaluation_preprocessing(self.config.family.image_size)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The file's own; numbers where it has none."""
+        return self.metadata.labels if self.metadata else tuple(map(str, range(self.config.num_classes)))
 
 
 def load_checkpoint(path: Path, options: LoadOptions | None = None) -> LoadedCheckpoint:

@@ -39,6 +39,9 @@ def export_command(
     calib_method: Annotated[
         str | None, typer.Option(help="int8, fp8: image-percentile, percentile, entropy or min-max.")
     ] = None,
+    gates: Annotated[
+        bool, typer.Option("--gates", help="Add the graph that `analyze` reads contexts and gates from.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="The model's name; default: that of the bundle.")] = None,
     model_version: str = "1",
     allow_unfused: Annotated[
@@ -79,6 +82,7 @@ def export_command(
         calibration=validate(CalibrationOptions, **calibration),
         name=name,
         version=model_version,
+        gates=gates,
         allow_unfused=allow_unfused,
         overwrite=overwrite,
     )

@@ -22,6 +22,15 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8; default: what the bundle was exported for."),
 ]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        help="fashion-mnist, a folder of IDX files, an ImageFolder tree, or its folders of classes."
+    ),
+]
+UnreadableOption = Annotated[
+    int, typer.Option(min=0, help="Images that may be left out because they cannot be read.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 
 

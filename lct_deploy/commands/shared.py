@@ -5,8 +5,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from lct_deploy.errors import RuntimeUnavailableError
 
@@ -23,10 +22,10 @@ def command_line() -> str:
     return shlex.join(["lct-deploy", *sys.argv[1:]])
 
 
-def print_wide(table: Table) -> None:
+def print_wide(printed: RenderableType) -> None:
     """To stdout; where that is no terminal, without folding lines at the 80 characters that rich assumes."""
     console = Console() if sys.stdout.isatty() else Console(width=_NO_TERMINAL)
-    console.print(table)
+    console.print(printed)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class OnnxRuntime:
         check_available(provider)
         # What it fails to load it prints, where a caller expects one document and nothing else.
         with redirect_stdout(sys.stderr):
-            session = _session(path, options, artifact)
+            session = open_session(path, options, artifact)
         _check_chosen(provider, session.get_providers())
         return cls(session, _spec(session), memory)
 
@@ -59,7 +59,10 @@ class OnnxRuntime:
         del self._session
 
 
-def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, options: RuntimeOptions, artifact: Artifact | None
+) -> onnxruntime.InferenceSession:
+    """A session with our operators; raises BundleError for a file that onnxruntime cannot load."""
     _load_libraries(options.provider)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads

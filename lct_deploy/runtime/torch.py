@@ -7,35 +7,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lct_deploy.checkpoint import load_checkpoint
+from lct_deploy.checkpoint import LoadedCheckpoint, load_checkpoint
 from lct_deploy.manifest import Artifact
 from lct_deploy.models.classifier import ImageClassifier
-from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
 
 
 class TorchRuntime:
     """An eager float32 network on the CPU, in evaluation mode."""
 
-    def __init__(self, classifier: ImageClassifier, preprocessing: Preprocessing) -> None:
-        self._classifier = classifier.eval()
+    def __init__(self, loaded: LoadedCheckpoint, options: RuntimeOptions) -> None:
+        torch.set_num_threads(options.threads)
+        preprocessing = loaded.preprocessing
+        self._classifier = ImageClassifier(loaded.model, preprocessing).eval()
         self._spec = RuntimeSpec(
             runtime="torch",
             precision="fp32",
             height=preprocessing.crop,
             width=preprocessing.crop,
-            num_classes=classifier.network.config.num_classes,
+            num_classes=loaded.config.num_classes,
             device="cpu",
             versions={"torch": torch.__version__},
         )
 
     @classmethod
     def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
-        torch.set_num_threads(options.threads)
-        loaded = load_checkpoint(path)
-        size = loaded.config.family.image_size
-        own = loaded.metadata.preprocessing if loaded.metadata else evaluation_preprocessing(size)
-        return cls(ImageClassifier(loaded.model, own), own)
+        return cls(load_checkpoint(path), options)
 
     @property
     def spec(self) -> RuntimeSpec:
