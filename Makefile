@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := export,serve,cpu,otel,bench,dev
+EXTRAS := export,serve,cpu,otel,tensorboard,bench,dev
 LABELS = --build-arg VERSION=$$($(BIN)/python -c 'import lct_deploy; print(lct_deploy.__version__)') \
     --build-arg REVISION=$$(git rev-parse HEAD)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lct_deploy.errors import DataError
+from lct_deploy.progress import track
 
 # Where Debian's package `dataset-fashion-mnist` puts the files.
 FASHION_MNIST = "fashion-mnist"
@@ -95,7 +96,7 @@ def load_image_folder(directory: Path) -> FolderImages:
         )
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
+    for label, name in enumerate(track(classes, f"listing {directory}", total=len(classes))):
         found = list_images(directory / name)
         if not found:
             raise DataError(f"{directory / name}: the class has no JPEG, PNG or WebP image")

@@ -14,7 +14,9 @@ from torch import Tensor
 from lct_deploy.datasets import ArrayImages, FolderImages, load_image_folder
 from lct_deploy.errors import ImageError
 from lct_deploy.preprocessing import Preprocessing, load_image, preprocess
-from lct_deploy.train.batches import Batches, _shift_and_flip, random_resized_crop
+from lct_deploy.train.augment import draw_shifts, random_resized_crop, shift_and_flip
+from lct_deploy.train.batches import Batches, Share
+from lct_deploy.train.files import Unreadable
 
 SIZE = 12
 SMALL = Preprocessing(resize=SIZE, crop=SIZE)
@@ -119,13 +121,17 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
     return result
 
 
+def moved_at_random(batch: Tensor, generator: torch.Generator) -> Tensor:
+    return shift_and_flip(batch, draw_shifts(len(batch), batch.shape[1], generator))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(3, 9), st.integers(3, 9))
 def test_augmentation_only_shifts_by_two_pixels_and_flips(seed: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     batch = torch.randint(1, 256, (4, height, width), generator=generator, dtype=torch.uint8)
     steps = range(-2, 3)
-    for before, after in zip(batch, _shift_and_flip(batch, generator), strict=True):
+    for before, after in zip(batch, moved_at_random(batch, generator), strict=True):
         moved = [shifted(before, down, right) for down in steps for right in steps]
         assert any(torch.equal(after, x) or torch.equal(after, x.flip(1)) for x in moved)
 
@@ -134,7 +140,7 @@ def test_augmentation_uses_all_shifts_and_both_directions() -> None:
     """Seen at one pixel in the middle of 2000 black images: 25 places, mirrored or not."""
     batch = torch.zeros(2000, 9, 9, dtype=torch.uint8)
     batch[:, 4, 3] = 255
-    places = _shift_and_flip(batch, torch.Generator().manual_seed(0)).nonzero()[:, 1:]
+    places = moved_at_random(batch, torch.Generator().manual_seed(0)).nonzero()[:, 1:]
     rows, columns = (counts.tolist() for counts in (places[:, 0].bincount(), places[:, 1].bincount()))
     assert [row > 300 for row in rows] == [False, False, True, True, True, True, True]
     assert [column > 100 for column in columns] == [False] + [True] * 7
@@ -188,10 +194,101 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, augment: bool, work
     (tmp_path / "a").mkdir()
     path = tmp_path / "a" / "x.png"
     path.write_text("not an image")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a" / "y.png")
     batches = files(load_image_folder(tmp_path), augment=augment, workers=workers)
     with pytest.raises(ImageError) as caught:
         collect(batches, 0)
     assert str(caught.value) == f"{path}: not an image in a supported format\nsend JPEG, PNG or WebP"
+
+
+# ---- shares of a batch ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "files"])
+def source(request: pytest.FixtureRequest, folder: FolderImages) -> ArrayImages | FolderImages:
+    return memory_images() if request.param == "memory" else folder
+
+
+def shared(
+    source: ArrayImages | FolderImages, share: Share, *, augment: bool, batch_size: int = 6
+) -> Batches:
+    return Batches(source, SMALL, batch_size=batch_size, augment=augment, seed=2, share=share)
+
+
+def test_parts_of_all_processes_are_the_batches_of_one(source: ArrayImages | FolderImages) -> None:
+    """Images too: what is cut into parts differently is shuffled and changed alike."""
+    whole = list(shared(source, Share(), augment=True).epoch(1))
+    first, second = (
+        list(shared(source, Share(parts=4, own=own), augment=True).epoch(1))
+        for own in (range(2), range(2, 4))
+    )
+    assert len(whole) == 4
+    assert [len(labels) for _, labels in first] == [2, 2, 2, 2, 2, 2]
+    for step, batch in enumerate(whole[:3]):
+        parts = first[2 * step : 2 * step + 2] + second[2 * step : 2 * step + 2]
+        images, labels = zip(*parts, strict=True)
+        assert_equal(batch, (torch.cat(images), torch.cat(labels)))
+
+
+def test_a_last_batch_that_leaves_a_part_one_image_is_not_trained_on() -> None:
+    """Of 23 images in sixes the last five: enough for two parts, too few for four."""
+    images = memory_images()
+    assert len(shared(images, Share(parts=2, own=range(1)), augment=True)) == 4
+    assert len(shared(images, Share(parts=4, own=range(1)), augment=True)) == 3
+    assert len(shared(images, Share(), augment=True, batch_size=22)) == 1
+    assert len(shared(images, Share(), augment=False, batch_size=22)) == 2
+
+
+def test_every_image_is_tested_once_whatever_the_processes(source: ArrayImages | FolderImages) -> None:
+    """Seven of them share batches of six: one has nothing to do."""
+    shares = [Share(parts=7, own=range(rank, rank + 1)) for rank in range(7)]
+    seen = [labels for s in shares for _, labels in shared(source, s, augment=False).epoch(0)]
+    assert sorted(torch.cat(seen).tolist()) == sorted(source.labels.tolist())
+
+
+def test_an_epoch_is_taken_up_again_at_any_step(source: ArrayImages | FolderImages) -> None:
+    batches = shared(source, Share(parts=2, own=range(2)), augment=True)
+    for first in (0, 1, 3, 4):
+        rest = list(batches.epoch(5, first))
+        whole = list(batches.epoch(5))[2 * first :]
+        assert len(rest) == len(whole)
+        for a, b in zip(rest, whole, strict=True):
+            assert_equal(a, b)
+
+
+@pytest.mark.filterwarnings(FORK)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_cannot_be_used_are_left_out_and_noted(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(6):
+        pixels = np.full((20, 20, 3), 40 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.png")
+    (tmp_path / "a" / "2.png").write_bytes(b"no image")
+    (tmp_path / "a" / "4.png").write_bytes((tmp_path / "a" / "3.png").read_bytes()[:40])
+    unreadable = Unreadable(limit=0)
+    batches = Batches(
+        load_image_folder(tmp_path),
+        SMALL,
+        batch_size=4,
+        augment=False,
+        workers=workers,
+        unreadable=unreadable,
+    )
+    images, _ = collect(batches, 0)
+    assert images[:, 0, 0, 0].tolist() == [0, 40, 120, 200]
+    assert sorted(reason.split(": ")[0] for reason in unreadable.reasons) == [
+        str(tmp_path / "a" / f"{number}.png") for number in (2, 4)
+    ]
+
+
+def test_a_batch_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(b"no image")
+    batches = Batches(
+        load_image_folder(tmp_path), SMALL, batch_size=1, augment=True, unreadable=Unreadable(limit=9)
+    )
+    with pytest.raises(ImageError, match=r"no image of a batch can be used: .*0.png: not an image"):
+        collect(batches, 0)
 
 
 # ---- random-resized crop ---------------------------------------------------------------------------

@@ -172,6 +172,31 @@ def test_initial_values_of_table_5(w: float, b: float) -> None:
         assert bool((block.b == b).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("arch", ["lct_resnet20", "se_plus_resnet20"])
+def test_training_has_the_gradients_of_autograd_alone(
+    arch: str, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """To the bit, though the context's gradient is never written out at the size of X."""
+    block = random_network(model_config(arch)).attention_blocks()["layer2.1.attn"].requires_grad_(True)
+    x = torch.randn(6, 32, 7, 5).to(dtype).to(memory_format=layout).requires_grad_()
+    above = torch.randn(6, 32, 7, 5).to(dtype)
+    answers = block(x), x * block.gate(x).to(dtype)[:, :, None, None]
+    gradients = [torch.autograd.grad(y, [x, *block.parameters()], above) for y in answers]
+    for ours, plain in zip(*gradients, strict=True):
+        assert torch.equal(ours, plain)
+        assert bool((ours != 0).any())
+
+
+def test_a_network_in_training_is_traced_to_plain_operators() -> None:
+    network = build_model(model_config("lct_resnet20", num_classes=3)).eval()
+    assert torch.is_grad_enabled()
+    program = torch.export.export(network, (torch.zeros(2, 3, 32, 32),))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {target.split(".")[0] for target in targets} == {"aten"}
+
+
 @pytest.mark.parametrize("group", [0, 2, 7])
 def test_a_gate_depends_on_its_own_group_alone(group: int) -> None:
     block, x = random_lct(32, 8), torch.randn(2, 32, 6, 6)

@@ -1,10 +1,9 @@
 """Training on small synthetic data: it learns, repeats itself, survives a kill and stops when lost."""
 
-import csv
 import math
+import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from lct_deploy.errors import ArchitectureError, DataError, LctDeployError, Usag
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.train.batches import Batches
-from lct_deploy.train.config import TrainConfig, learning_rate
-from lct_deploy.train.run import TrainRequest, train
+from lct_deploy.train.config import Execution, TrainConfig, learning_rate
+from lct_deploy.train.recipes import RECIPES
 from tests.conftest import Cli
 from tests.idx import write_idx_dataset
-
-CONFIG = TrainConfig(epochs=3, batch_size=30, lr=0.05, schedule="cosine")
+from tests.training import log, run, same_weights
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +33,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def request_(data: Path) -> TrainRequest:
-    return TrainRequest(data=str(data), arch="lct_resnet20")
-
-
-@pytest.fixture(scope="module")
-def finished(request_: TrainRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a finished run, beside its log and its state."""
     output = tmp_path_factory.mktemp("run") / "model.safetensors"
-    train(request_, CONFIG, output)
+    run(data, output)
     return output
 
 
-def same_weights(first: Path, second: Path) -> bool:
-    a, b = (load_checkpoint(path).model.state_dict() for path in (first, second))
-    return all(torch.equal(a[key], b[key]) for key in a.keys() | b.keys())
-
-
 def test_the_loss_falls_and_the_classes_are_learnt(finished: Path) -> None:
-    with finished.with_suffix(".csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["epoch", "loss", "test_top1", "lr", "seconds"]
+    rows = log(finished)
+    assert list(rows[0]) == [
+        *("epoch", "loss", "test_top1", "test_top5", "lr"),
+        *("images_per_second", "data_wait", "seconds"),
+    ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     losses = [float(row["loss"]) for row in rows]
     assert losses[0] > losses[1] > losses[2]
@@ -93,10 +83,10 @@ def test_the_recorded_accuracy_is_that_of_the_file(finished: Path, data: Path) -
     assert correct > 0.6  # a guess is right in a third
 
 
-def test_a_seed_fixes_the_weights(request_: TrainRequest, finished: Path, tmp_path: Path) -> None:
-    train(request_, CONFIG, tmp_path / "again.pt")
+def test_a_seed_fixes_the_weights(data: Path, finished: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "again.pt")
     assert same_weights(tmp_path / "again.pt", finished)
-    train(request_, CONFIG.model_copy(update={"seed": 1, "epochs": 1}), tmp_path / "other.pt")
+    run(data, tmp_path / "other.pt", seed=1, epochs=1)
     assert not same_weights(tmp_path / "other.pt", finished)
 
 
@@ -124,10 +114,10 @@ def test_a_killed_run_resumes_to_the_same_bits(cli: Cli, data: Path, tmp_path: P
     assert same_weights(whole, killed)
 
 
-def test_a_finished_run_resumes_to_itself(request_: TrainRequest, finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_resumes_to_itself(data: Path, finished: Path, tmp_path: Path) -> None:
     before = tmp_path / "before.safetensors"
     before.write_bytes(finished.read_bytes())
-    assert train(request_, CONFIG, finished, resume=True).epoch == 3
+    assert run(data, finished, resume=True).epoch == 3
     assert same_weights(finished, before)
 
 
@@ -137,48 +127,48 @@ def test_a_finished_run_resumes_to_itself(request_: TrainRequest, finished: Path
         ({"lr": 0.1}, "lr was 0.05, now 0.1"),
         ({"epochs": 4, "seed": 7}, "epochs was 3, now 4; seed was 0, now 7"),
         ({"arch": "se_resnet20"}, "arch was lct_resnet20, now se_resnet20"),
-        ({"groups": 2}, "attention was"),
+        ({"groups": 2}, "groups was None, now 2; attention was"),
+        ({"execution": Execution(accumulate=2)}, "parts of a batch was 1, now 2"),
+        ({"recipe": RECIPES["demo-resnet20"]}, "recipe was None, now demo-resnet20 v1"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(
-    request_: TrainRequest, finished: Path, changes: dict[str, Any], reason: str
+    data: Path, finished: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    of_config = {key: value for key, value in changes.items() if key in TrainConfig.model_fields}
-    of_request = {key: value for key, value in changes.items() if key not in of_config}
     before = finished.read_bytes()
     with pytest.raises(DataError, match="a run with other settings") as caught:
-        train(replace(request_, **of_request), CONFIG.model_copy(update=of_config), finished, resume=True)
+        run(data, finished, resume=True, **changes)
     assert reason in str(caught.value)
     assert finished.read_bytes() == before
 
 
-def test_a_run_is_not_resumed_on_other_data(request_: TrainRequest, finished: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_on_other_data(finished: Path, tmp_path: Path) -> None:
     write_idx_dataset(tmp_path / "other", classes=3, train=60, test=30, size=16)
     with pytest.raises(DataError, match=r"data was .*, now .*other"):
-        train(replace(request_, data=str(tmp_path / "other")), CONFIG, finished, resume=True)
+        run(tmp_path / "other", finished, resume=True)
 
 
-def test_states_that_cannot_be_resumed_from(request_: TrainRequest, finished: Path, tmp_path: Path) -> None:
+def test_states_that_cannot_be_resumed_from(data: Path, finished: Path, tmp_path: Path) -> None:
     output, state = tmp_path / "model.pt", tmp_path / "model.state.pt"
     whole = finished.with_name("model.state.pt").read_bytes()
     with pytest.raises(DataError, match="no training state to resume from"):
-        train(request_, CONFIG, output, resume=True)
+        run(data, output, resume=True)
     for damaged in (b"", b"text", whole[: len(whole) // 2]):
         state.write_bytes(damaged)
         with pytest.raises(DataError, match="damaged training state"):
-            train(request_, CONFIG, output, resume=True)
+            run(data, output, resume=True)
     torch.save({"state_dict": {}}, state)
     with pytest.raises(DataError, match="not a training state"):
-        train(request_, CONFIG, output, resume=True)
+        run(data, output, resume=True)
     assert not output.exists()
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(
-    request_: TrainRequest, finished: Path, tmp_path: Path
+    data: Path, finished: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "model.safetensors"
-    result = train(request_, CONFIG.model_copy(update={"precision": "bf16"}), output)
-    in_fp32 = torch.load(finished.with_name("model.state.pt"), weights_only=True)["history"][-1]["loss"]
+    result = run(data, output, precision="bf16")
+    in_fp32 = float(log(finished)[-1]["loss"])
     assert result.loss != in_fp32
     assert result.loss == pytest.approx(in_fp32, rel=0.3)
     assert result.test_top1 > 90
@@ -187,23 +177,39 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
+def test_in_float16_the_loss_is_scaled_and_the_scale_is_kept(tmp_path: Path) -> None:
+    write_idx_dataset(tmp_path, classes=2, train=8, test=4, size=8)  # processors compute slowly in float16
+    states: list[dict[str, Any]] = []
+    for precision in ("fp32", "fp16"):
+        run(tmp_path, tmp_path / "model.pt", precision=precision, epochs=1, batch_size=4)
+        states.append(torch.load(tmp_path / "model.state.pt", weights_only=True))
+    assert states[0]["scaler"] == {}
+    assert states[1]["scaler"]["scale"] >= 2**14
+    assert states[0]["loss"] == states[1]["loss"] == 0  # between two epochs
+    losses = [state["history"][0]["loss"] for state in states]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert {value.dtype for value in states[1]["model"].values()} == {torch.float32, torch.int64}
+
+
 @pytest.mark.parametrize(
     ("rate", "decay", "reason"),
     [
         (1e30, 0.0, r"the loss is (nan|inf) in epoch \d, step \d"),
-        (1e38, 1e4, "is not finite at the end of epoch 2"),
+        (1e38, 1e4, "is not finite in epoch 2, step 1"),
     ],
 )
 def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(
-    request_: TrainRequest, tmp_path: Path, rate: float, decay: float, reason: str
+    data: Path, tmp_path: Path, rate: float, decay: float, reason: str
 ) -> None:
     """With a step an epoch and warm-up from 0, the first epoch changes no weight and is good."""
-    config = TrainConfig(epochs=5, batch_size=120, lr=rate, weight_decay=decay, warmup_epochs=1)
+    schedule = {"epochs": 5, "batch_size": 120, "warmup_epochs": 1, "schedule": "step"}
     with pytest.raises(LctDeployError, match=reason) as caught:
-        train(request_, config, tmp_path / "model.pt")
+        run(data, tmp_path / "model.pt", lr=rate, weight_decay=decay, **schedule)
     assert caught.value.exit_code == 1
+    assert re.search(r"model.state.pt holds the last good state, of epoch \d, step \d", str(caught.value))
     assert "lower --lr" in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.state.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.state.pt", "model.csv"}
     state = torch.load(tmp_path / "model.state.pt", weights_only=True)
     assert state["history"][0]["epoch"] == 1
     assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
@@ -272,17 +278,25 @@ REFUSED: list[tuple[str, dict[str, Any], type[LctDeployError], str]] = [
     ("model.onnx", {}, UsageError, "not a checkpoint name"),
     ("absent/model.pt", {}, UsageError, "its directory does not exist"),
     ("folder.pt", {}, UsageError, "is a directory"),
-    ("model.pt", {"data": "/nowhere"}, DataError, "no such directory"),
+    ("model.pt", {"data": Path("/nowhere")}, DataError, "no such directory"),
     ("model.pt", {"arch": "lct-resnet20"}, ArchitectureError, "did you mean lct_resnet20"),
     ("model.pt", {"groups": 5}, ArchitectureError, "legal group counts are 1, 2, 4, 8"),
-    ("model.pt", {"groups": 0}, UsageError, "groups: Input should be greater"),
-    ("model.pt", {"image_size": -1}, UsageError, "not a size in pixels"),
+    (
+        "model.pt",
+        {"arch": "se_resnet20", "transform": False},
+        ArchitectureError,
+        "--no-transform would change",
+    ),
+    ("model.pt", {"transform": False, "b_init": 0.0}, ArchitectureError, "--b-init would change nothing"),
+    ("model.pt", {"execution": Execution(accumulate=31)}, UsageError, "30 cannot be cut into 31 parts"),
+    ("model.pt", {"batch_size": 1, "arch": "resnet26"}, UsageError, "into 1 part: resnet26 needs 2 images"),
+    ("model.pt", {"batch_size": 300, "execution": Execution(accumulate=61)}, DataError, "120 images are too"),
 ]
 
 
 @pytest.mark.parametrize(("name", "changes", "error", "reason"), REFUSED)
 def test_mistakes_are_found_before_training(
-    request_: TrainRequest,
+    data: Path,
     tmp_path: Path,
     name: str,
     changes: dict[str, Any],
@@ -291,7 +305,7 @@ def test_mistakes_are_found_before_training(
 ) -> None:
     (tmp_path / "folder.pt").mkdir()
     with pytest.raises(error, match=reason):
-        train(replace(request_, **changes), CONFIG, tmp_path / name)
+        run(changes.pop("data", data), tmp_path / name, **changes)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.pt"]
 
 
@@ -300,6 +314,14 @@ def test_mistakes_are_found_before_training(
     [
         (["--schedule", "linear"], 2, "schedule: Input should be 'step' or 'cosine'"),
         (["--groups", "3"], 2, "legal group counts"),
+        (
+            ["--groups", "0", "--image-size", "-1"],
+            2,
+            "groups: Input should be greater than or equal to 1\nimage_size",
+        ),
+        (["--recipe", "paper-resnet5"], 2, "did you mean paper-resnet50?"),
+        (["--compile", "--accumulate", "2"], 2, "--compile does not go with --accumulate"),
+        (["--device", "tpu"], 2, "device: Input should be 'auto', 'cpu' or 'cuda'"),
         (["--lr", "1e38"], 1, "lower --lr"),
     ],
 )

@@ -1,17 +1,18 @@
 """What our own checkpoints say about themselves beside their weights."""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lct_deploy.architecture import ModelConfig, check_config
 from lct_deploy.errors import ArchitectureError, CheckpointError
 from lct_deploy.preprocessing import Preprocessing
+from lct_deploy.train.recipes import RecipeUse
 
 METADATA_KEY = "lct_deploy"
 _SCHEMA_VERSION = 1
 
 
 class TrainingRecord(BaseModel):
-    """Where the weights come from."""
+    """Where the weights come from; accuracies in percent, None where an older version left it out."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,7 +20,11 @@ class TrainingRecord(BaseModel):
     command: str
     epochs: int
     test_top1: float
+    test_top5: float | None = None
     seconds: float
+    recipe: RecipeUse | None = None
+    settings: dict[str, JsonValue] | None = Field(default=None, description="of lct_deploy.train.config")
+    left_out: int = Field(default=0, description="images that could not be read")
 
 
 class _Version(BaseModel):

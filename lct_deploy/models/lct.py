@@ -6,6 +6,8 @@ a = w ⊙ ẑ + b                               (4)
 Y = X ⊙ σ(a)                                (5)
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,33 @@ def global_context(x: Tensor) -> Tensor:
     Half-precision inputs are accumulated in float32: the gate is never computed in 16 bits.
     """
     return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def context_and_features(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`global_context` of x and x itself, for what needs both; the same numbers, cheaper to train.
+
+    Autograd alone would write the context's gradient out to X's size in float32, convert it, and add
+    it to the gradient that comes through equation (5). Here the addition broadcasts it.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+        return global_context(x), x
+    return _ContextAndFeatures.apply(x)
+
+
+class _ContextAndFeatures(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return global_context(x), x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        (x,) = inputs
+        ctx.pixels, ctx.dtype = x.shape[2] * x.shape[3], x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        of_context, of_features = gradients
+        return of_features + (of_context / ctx.pixels).to(ctx.dtype)[:, :, None, None]
 
 
 def normalize_groups(z: Tensor, groups: int, epsilon: float) -> Tensor:
@@ -56,16 +85,18 @@ class LinearContextTransform(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """σ(a) for X of shape (N, C, H, W): (N, C), float32 (float64 for a float64 X)."""
-        a = global_context(x)
-        if self.normalize:
-            a = normalize_groups(a, self.groups, self.epsilon)
-        if self.transform:
-            a = self.w.to(a.dtype) * a + self.b.to(a.dtype)
-        return torch.sigmoid(a)
+        return self._gate(global_context(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → the same shape and dtype."""
-        return x * self.gate(x).to(x.dtype)[:, :, None, None]
+        z, x = context_and_features(x)
+        return x * self._gate(z).to(x.dtype)[:, :, None, None]
+
+    def _gate(self, z: Tensor) -> Tensor:
+        a = normalize_groups(z, self.groups, self.epsilon) if self.normalize else z
+        if self.transform:
+            a = self.w.to(a.dtype) * a + self.b.to(a.dtype)
+        return torch.sigmoid(a)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}, epsilon={self.epsilon}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lct_deploy.models.lct import global_context, normalize_groups
+from lct_deploy.models.lct import context_and_features, global_context, normalize_groups
 
 
 class SqueezeExcitation(nn.Module):
@@ -24,15 +24,18 @@ class SqueezeExcitation(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """σ(W₂ ReLU(W₁ g(X))) for X of shape (N, C, H, W): (N, C), at least float32."""
-        z = global_context(x)
+        return self._gate(global_context(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → the same shape and dtype."""
+        z, x = context_and_features(x)
+        return x * self._gate(z).to(x.dtype)[:, :, None, None]
+
+    def _gate(self, z: Tensor) -> Tensor:
         if self.groups is not None:
             z = normalize_groups(z, self.groups, self.epsilon)
         hidden = torch.relu(_linear(z, self.fc1))
         return torch.sigmoid(_linear(hidden, self.fc2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → the same shape and dtype."""
-        return x * self.gate(x).to(x.dtype)[:, :, None, None]
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}"

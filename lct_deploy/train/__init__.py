@@ -1,1 +1,1 @@
-"""Training on the CPU or one GPU: enough for a real checkpoint."""
+"""Training, on a CPU or on GPUs: the paper's recipe, from data to a checkpoint that can be exported."""

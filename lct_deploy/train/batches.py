@@ -1,34 +1,42 @@
-"""Batches of uint8 images (N, H, W, 3) and labels, augmented for training.
+"""Batches of uint8 images (N, H, W, 3) and labels, shuffled and augmented for training.
 
-Images in memory are cropped and flipped as whole batches; image files are decoded by worker
-processes with the random-resized crop of the paper (§ Implementation details).
+What an epoch holds follows from its number and the seed alone: each image is changed by random numbers
+of its own, so that neither the size of batches, nor how many processes share them, nor where an epoch
+is taken up again changes an image.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from lct_deploy.datasets import ArrayImages, FolderImages, LabelledImages
-from lct_deploy.errors import ImageError
-from lct_deploy.preprocessing import Preprocessing, load_image, load_rgb, preprocess
+from lct_deploy.preprocessing import Preprocessing, preprocess
 from lct_deploy.progress import track
+from lct_deploy.train.augment import draw_shifts, shift_and_flip
+from lct_deploy.train.files import Batch, Unreadable, file_batches
 
-Batch = tuple[Tensor, Tensor]
+_MIN_PART = 2  # images: BatchNorm has no variance of one
 
-_MIN_SHIFT = 2  # pixels that an image of up to 28 may shift; larger ones by a 14th of their height
-_SCALE = (0.08, 1.0)  # share of the area that a random-resized crop keeps
-_RATIO = (3 / 4, 4 / 3)
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which parts of each batch a process takes, one after another, where a batch has `parts`."""
+
+    parts: int = 1
+    own: range = range(1)
 
 
 class Batches:
-    """One split as batches, reshuffled by `epoch`; iterate with `epoch(n)`."""
+    """One split as batches, reshuffled by `epoch`; iterate with `epoch(n)`.
+
+    A batch of `batch_size` images is cut into the parts of `share`, which differ by one image at most.
+    In training a last batch too short to give each part two images is left out.
+    """
 
     def __init__(
         self,
@@ -39,126 +47,64 @@ class Batches:
         augment: bool,
         seed: int = 0,
         workers: int = 0,
+        share: Share | None = None,
+        unreadable: Unreadable | None = None,
+        pinned: bool = False,
     ) -> None:
         self._images = _resized(images, preprocessing) if isinstance(images, ArrayImages) else images
         self._preprocessing = preprocessing
         self._batch_size, self._augment = batch_size, augment
         self._seed, self._workers = seed, workers
+        self._share = share or Share()
+        self._unreadable, self._pinned = unreadable, pinned
 
     def __len__(self) -> int:
-        return math.ceil(len(self._images) / self._batch_size)
+        """Steps an epoch, of all processes together."""
+        whole, rest = divmod(len(self._images), self._batch_size)
+        least = _MIN_PART * self._share.parts if self._augment else 1
+        return whole + (rest >= least)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """All images once: shuffled and augmented by (seed, number), or in order as they are."""
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The parts that are this process's, of all steps from `first` on.
+
+        Shuffled and augmented by (seed, number), or in order as they are.
+        """
         generator = torch.Generator().manual_seed(self._seed * 100_003 + number)
         count = len(self._images)
         order = torch.randperm(count, generator=generator) if self._augment else torch.arange(count)
         if isinstance(self._images, ArrayImages):
-            return self._from_memory(self._images, order, generator)
-        return self._from_files(self._images, order, generator)
+            return self._from_memory(self._images, self._parts(order, first), generator)
+        return self._from_files(self._images, self._parts(order, first), generator)
 
-    def _from_memory(self, images: ArrayImages, order: Tensor, generator: torch.Generator) -> Iterator[Batch]:
+    def _parts(self, order: Tensor, first: int) -> Iterator[Tensor]:
+        for batch in order.split(self._batch_size)[first : len(self)]:
+            parts = batch.tensor_split(self._share.parts)
+            yield from (parts[index] for index in self._share.own if len(parts[index]))
+
+    def _from_memory(
+        self, images: ArrayImages, parts: Iterator[Tensor], generator: torch.Generator
+    ) -> Iterator[Batch]:
         pixels, labels = torch.tensor(images.images), torch.tensor(images.labels)
-        for chosen in order.split(self._batch_size):
+        shifts = draw_shifts(len(images), pixels.shape[1], generator) if self._augment else None
+        for chosen in parts:
             batch = pixels[chosen]
-            if self._augment:
-                batch = _shift_and_flip(batch, generator)
+            if shifts is not None:
+                batch = shift_and_flip(batch, shifts[chosen])
             yield batch[..., None].expand(-1, -1, -1, 3), labels[chosen]
 
-    def _from_files(self, images: FolderImages, order: Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        # One seed an image: which worker crops it, or how many there are, changes nothing.
+    def _from_files(
+        self, images: FolderImages, parts: Iterator[Tensor], generator: torch.Generator
+    ) -> Iterator[Batch]:
         seeds = torch.randint(2**63 - 1, (len(images),), generator=generator) if self._augment else None
-        dataset = _ImageFiles(images, self._preprocessing, seeds)
-        loader = DataLoader(
-            Subset(dataset, order.tolist()),
-            batch_size=self._batch_size,
-            num_workers=self._workers,
-            generator=generator,
-            collate_fn=_collate,
+        return file_batches(
+            images,
+            parts,
+            self._preprocessing,
+            seeds=seeds,
+            workers=self._workers,
+            unreadable=self._unreadable,
+            pinned=self._pinned,
         )
-        for batch in loader:
-            if isinstance(batch, ImageError):
-                raise batch
-            yield batch
-
-
-class _ImageFiles(Dataset[tuple[Tensor, int] | ImageError]):
-    """Files with their labels: cropped at random by `seeds`, one an image, or as evaluation does.
-
-    The error of a file that cannot be used is returned: one that a worker process raises comes out
-    with the worker's traceback for its message.
-    """
-
-    def __init__(self, images: FolderImages, preprocessing: Preprocessing, seeds: Tensor | None) -> None:
-        self._images, self._preprocessing, self._seeds = images, preprocessing, seeds
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | ImageError:
-        try:
-            pixels = self._pixels(index)
-        except ImageError as error:
-            return error
-        return torch.from_numpy(pixels), int(self._images.labels[index])
-
-    def _pixels(self, index: int) -> NDArray[np.uint8]:
-        path = self._images.paths[index]
-        if self._seeds is None:
-            return load_image(path, self._preprocessing).copy()
-        generator = torch.Generator().manual_seed(int(self._seeds[index]))
-        return random_resized_crop(load_rgb(path), self._preprocessing.crop, generator)
-
-
-def _collate(samples: list[tuple[Tensor, int] | ImageError]) -> Batch | ImageError:
-    """One batch of the samples, or the first error among them."""
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for sample in samples:
-        if isinstance(sample, ImageError):
-            return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.tensor(labels)
-
-
-def random_resized_crop(
-    image: Image.Image, size: int, generator: torch.Generator | None = None
-) -> NDArray[np.uint8]:
-    """A random region of random area and aspect, resized to (size, size, 3), flipped half the time."""
-    left, top, width, height = _random_region(image.width, image.height, generator)
-    box = (left, top, left + width, top + height)
-    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    pixels = np.array(resized)
-    return np.ascontiguousarray(pixels[:, ::-1] if torch.rand((), generator=generator) < 0.5 else pixels)
-
-
-def _random_region(width: int, height: int, generator: torch.Generator | None) -> tuple[int, int, int, int]:
-    for _ in range(10):
-        area = width * height * float(torch.empty(()).uniform_(*_SCALE, generator=generator))
-        bounds = math.log(_RATIO[0]), math.log(_RATIO[1])
-        log_ratio = torch.empty(()).uniform_(*bounds, generator=generator)
-        ratio = math.exp(float(log_ratio))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left = int(torch.randint(width - w + 1, (), generator=generator))
-            top = int(torch.randint(height - h + 1, (), generator=generator))
-            return left, top, w, h
-    side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side, side
-
-
-def _shift_and_flip(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, H, W) images shifted by up to two pixels or a 14th on zeros and flipped half the time."""
-    count, height, width = batch.shape
-    pad = max(_MIN_SHIFT, height // 14)
-    padded = torch.nn.functional.pad(batch, (pad,) * 4)
-    offsets = torch.randint(2 * pad + 1, (2, count, 1), generator=generator)
-    rows = offsets[0] + torch.arange(height)
-    columns = offsets[1] + torch.arange(width)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _resized(images: ArrayImages, preprocessing: Preprocessing) -> ArrayImages:
