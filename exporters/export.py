@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from lct_deploy.errors import ExportError, ParityError, UsageError
 from lct_deploy.manifest import (
     NAME_PATTERN,
     Artifact,
+    BackboneReport,
     FileRecord,
     FusionCertificate,
     InputSpec,
@@ -35,6 +37,7 @@ from lct_deploy.report import describe_certificate, describe_parity
 GOLDEN_IMAGES = 16
 
 Announce = Callable[[str], None]
+OneReport = TypeVar("OneReport", ParityReport, BackboneReport)
 
 
 def export(
@@ -47,8 +50,7 @@ def export(
     fused, ParityError for a graph that does not agree with its reference; `output` is then unchanged.
     """
     check_new_directory(output, overwrite=options.overwrite)
-    name = _checked(options.name or output.resolve().name, "a model's name", "--name")
-    version = _checked(options.version, "a version", "--model-version")
+    name, version = checked_name(options.name, output), checked_version(options.version)
     target = choose_target(options)
     check_calibration(options)
     with stderr.status("making the graph …"):
@@ -56,7 +58,7 @@ def export(
     for note in prepared.notes:
         announce(f"note: {note}")
     announce(describe_certificate(prepared.certificate))
-    _check_certificate(prepared.certificate, allow_unfused=options.allow_unfused)
+    check_certificate(prepared.certificate, allow_unfused=options.allow_unfused)
 
     images = parity_images(prepared.preprocessing, options.images, prepared.labels)
     variant = None
@@ -102,6 +104,16 @@ def _prepare(source: Path, options: ExportOptions) -> Prepared:
     return prepare_checkpoint(source, options)
 
 
+def checked_name(name: str | None, output: Path) -> str:
+    """The model's name, that of the bundle by default; raises UsageError for what cannot be one."""
+    return _checked(name or output.resolve().name, "a model's name", "--name")
+
+
+def checked_version(version: str) -> str:
+    """Raises UsageError for what cannot be a version."""
+    return _checked(version, "a version", "--model-version")
+
+
 def _checked(value: str, what: str, option: str) -> str:
     """Names and versions become parts of URLs."""
     if not re.fullmatch(NAME_PATTERN, value):
@@ -112,7 +124,8 @@ def _checked(value: str, what: str, option: str) -> str:
     return value
 
 
-def _check_certificate(certificate: FusionCertificate, *, allow_unfused: bool) -> None:
+def check_certificate(certificate: FusionCertificate, *, allow_unfused: bool) -> None:
+    """Raise ExportError for blocks that are not fused, unless that is allowed."""
     if certificate.misses and not allow_unfused:
         raise ExportError(
             f"{len(certificate.misses)} of {certificate.attention_blocks} attention blocks are not fused",
@@ -126,7 +139,7 @@ def _write_graphs(
     """Save the portable graph and the variant, compare each; raises ParityError where one fails."""
     path = directory / GRAPH
     onnx.save(prepared.model, path)
-    reports = [_passed(verify_graph(path, "fp32", proof), proof, announce)]
+    reports = [passed(verify_graph(path, "fp32", proof), announce)]
     artifacts = [
         Artifact(
             path=GRAPH,
@@ -145,7 +158,7 @@ def _write_graphs(
         path = directory / variant.name
         onnx.save(variant.model, path)
         blamed = partial(_blamed, prepared.model, variant, proof.images)
-        reports.append(_passed(verify_graph(path, variant.precision, proof), proof, announce, blamed))
+        reports.append(passed(verify_graph(path, variant.precision, proof), announce, blamed))
         artifacts.append(
             artifacts[0].model_copy(
                 update={
@@ -160,9 +173,7 @@ def _write_graphs(
     return tuple(artifacts), tuple(reports)
 
 
-def _passed(
-    report: ParityReport, proof: Proof, announce: Announce, blamed: Callable[[], str] | None = None
-) -> ParityReport:
+def passed(report: OneReport, announce: Announce, blamed: Callable[[], str] | None = None) -> OneReport:
     """The report, announced; with a failure goes what `blamed` finds, as the graph itself is not kept."""
     announce(describe_parity(report))
     if report.passed:
@@ -170,7 +181,7 @@ def _passed(
     if blamed and report.precision != "fp32":
         announce(blamed())
     raise ParityError(
-        f"{report.artifact} does not agree with {proof.source}, no bundle is written",
+        f"{report.artifact} does not agree with {report.reference}, no bundle is written",
         hint="the lines marked failure above say by how much",
     )
 

@@ -1,7 +1,8 @@
 """PyTorch's answers: logits in float32, and every block's gate recomputed in float64."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from exporters.images import ParityImages
 from exporters.proof import GATE_IMAGES, Proof, Reference
-from lct_deploy.models import Attention, ResNet
+from lct_deploy.models import Attention, Backbone, ResNet
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.progress import track
@@ -34,20 +35,27 @@ def compute_reference(
 
 
 def _gates(classifier: ImageClassifier, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    with recorded_gates(classifier.network) as gates:
+        for start in range(0, len(images), BATCH):
+            classifier(torch.tensor(images[start : start + BATCH]))
+    return {name: torch.cat(values).numpy() for name, values in gates.items()}
+
+
+@contextmanager
+def recorded_gates(network: Backbone) -> Generator[dict[str, list[Tensor]]]:
+    """The gates (N, C) of every block for each forward pass until the end, in float64 from its own input."""
     gates: dict[str, list[Tensor]] = {}
     handles = [
         module.register_forward_pre_hook(
             _recorder(copy.deepcopy(module).double(), gates.setdefault(name, []))
         )
-        for name, module in classifier.network.attention_blocks().items()
+        for name, module in network.attention_blocks().items()
     ]
     try:
-        for start in range(0, len(images), BATCH):
-            classifier(torch.tensor(images[start : start + BATCH]))
+        yield gates
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(values).numpy() for name, values in gates.items()}
 
 
 def _recorder(attention: Attention, store: list[Tensor]) -> Callable[..., None]:
