@@ -14,7 +14,6 @@ from exporters.backbone.images import BackboneImages
 from exporters.gates import GateReader
 from exporters.proof import GATE_IMAGES, gate_failures, gate_warnings
 from exporters.reference import recorded_gates
-from lct_deploy.architecture import FeatureName
 from lct_deploy.manifest import BackboneReport, GateParity
 from lct_deploy.map_parity import MapMeasure, map_failures
 from lct_deploy.models.classifier import ImageBackbone
@@ -24,7 +23,7 @@ from lct_deploy.runtime import RuntimeOptions
 from lct_deploy.runtime.backbone import BackboneRuntime
 
 
-def torch_maps(backbone: ImageBackbone, images: NDArray[np.uint8]) -> dict[FeatureName, NDArray[np.float32]]:
+def torch_maps(backbone: ImageBackbone, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """PyTorch's maps by name for images (N, H, W, 3) uint8; `backbone` is in evaluation mode."""
     with torch.inference_mode():
         outputs = backbone(torch.tensor(images))
@@ -33,7 +32,7 @@ def torch_maps(backbone: ImageBackbone, images: NDArray[np.uint8]) -> dict[Featu
 
 def verify_backbone(path: Path, backbone: ImageBackbone, images: BackboneImages) -> BackboneReport:
     """Compare the fp32 graph at `path` with `backbone`; the report says whether and why it fails."""
-    measures: dict[FeatureName, MapMeasure] = {name: MapMeasure(name) for name in backbone.features}
+    measures: dict[str, MapMeasure] = {name: MapMeasure(name) for name in backbone.features}
     with closing(BackboneRuntime.open(path, RuntimeOptions())) as runtime:
         for batch in track(images.batches(), f"PyTorch and {path.name}", total=images.count):
             reference, maps = torch_maps(backbone, batch), runtime.infer(batch)

@@ -89,7 +89,7 @@ def _extract(tensors: Mapping[str, Tensor], *, source: str) -> tuple[Translated,
         notes.append(f"the classifier is left out: {', '.join(prefix + key for key in head)}")
     if not any(name.endswith("num_batches_tracked") for name in translated.tensors):
         notes.append(
-            f"BatchNorms are frozen, their ε is not in the weights: assuming {_BATCH_NORM_EPSILON:g}"
+            f"BatchNorms count no steps, as frozen ones do; their ε is assumed to be {_BATCH_NORM_EPSILON:g}"
         )
     return replace(translated, original=original), notes
 
