@@ -92,14 +92,16 @@ def finish(
     *,
     opset: int,
     metadata: dict[str, str],
+    by_rows: bool = False,
 ) -> ExportedGraph:
     """A traced `model` with our names, functions and metadata, and what became of `network`'s attention.
 
-    Raises ExportError where it does not pass ONNX's checker and shape inference.
+    `by_rows` is `attention_function`'s. Raises ExportError where it does not pass ONNX's checker and
+    shape inference.
     """
     _tidy(model)
     for op in sorted(set(replaced.ops.values())):
-        model.functions.append(attention_function(op, opset))
+        model.functions.append(attention_function(op, opset, by_rows=by_rows))
     onnx.helper.set_model_props(model, metadata)
     model.producer_name, model.producer_version = "lct-deploy", lct_deploy.__version__
     certificate = _certify(model, network, replaced.misses)

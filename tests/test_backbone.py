@@ -12,6 +12,7 @@ from unittest.mock import patch
 import jsonschema
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from exporters.backbone.graph import export_backbone_graph
 from exporters.backbone.images import backbone_images, golden_images, parity_sizes
 from exporters.backbone.options import BackboneOptions
 from exporters.backbone.proof import torch_maps, verify_backbone
+from exporters.functions import attention_function
 from exporters.graph import ExportedGraph
 from exporters.nodes import attention_nodes
 from lct_deploy.architecture import FEATURES, FeatureName, model_config
@@ -32,8 +34,9 @@ from lct_deploy.bundle import BackboneBundle, open_any_bundle, open_bundle
 from lct_deploy.checkpoint import CheckpointMetadata, LoadOptions, load_backbone, write_checkpoint
 from lct_deploy.errors import BundleError, CheckpointError, DataError, ParityError, UsageError
 from lct_deploy.manifest import AnySizeInput, BackboneManifest
-from lct_deploy.models import Backbone
+from lct_deploy.models import Backbone, LinearContextTransform
 from lct_deploy.models.classifier import ImageBackbone
+from lct_deploy.parity import MAX_GATE_ERROR
 from lct_deploy.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lct_deploy.runtime import RuntimeOptions
 from lct_deploy.runtime.backbone import BackboneRuntime
@@ -197,6 +200,31 @@ def test_a_manifest_from_before_there_were_backbones_is_a_classifiers(
     (old / "manifest.json").write_text(json.dumps(manifest))
     assert open_bundle(old).manifest == open_bundle(demo_bundle).manifest
     jsonschema.validate(manifest, json.loads((ROOT / "docs" / "manifest.schema.json").read_text()))
+
+
+def gate_error(x: NDArray[np.float32], *, by_rows: bool) -> float:
+    """Of the function's gates in onnxruntime against the float64 attention's, for X (1, C, H, W)."""
+    channels = x.shape[1]
+    attention = LinearContextTransform(channels, 16, epsilon=1e-5, w_init=1.0).double()
+    expected = attention.gate(torch.tensor(x).double()).detach().numpy()
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 20, "lct": 1]> '
+        f"g (float[1,{channels},H,W] x, float[{channels}] w, float[{channels}] b)"
+        f" => (float[1,{channels},H,W] y)"
+        " { y = lct.LinearContextTransform <groups = 16, epsilon = 0.00001> (x, w, b) }"
+    )
+    model.functions.append(attention_function("LinearContextTransform", 20, by_rows=by_rows))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ones = np.ones(channels, np.float32)
+    y: Any = session.run(["y"], {"x": x, "w": ones, "b": ones})[0]
+    return float(np.abs(y[:, :, 0, 0] / x[:, :, 0, 0] - expected).max())
+
+
+def test_the_gate_of_a_large_flat_map_is_exact() -> None:
+    """A mean that is added up pixel by pixel is not: its error is far over what a gate may be off."""
+    flat = 0.7137 + 1e-3 * np.random.default_rng(0).standard_normal((1, 64, 1, 1))
+    x = np.broadcast_to(flat, (1, 64, 200, 334)).astype(np.float32)
+    assert gate_error(x, by_rows=True) < 1e-4 < MAX_GATE_ERROR["fp32"] < gate_error(x, by_rows=False)
 
 
 def test_parity_meets_odd_sides_at_every_stage_and_each_size_with_real_images() -> None:

@@ -32,7 +32,7 @@ def export_backbone_graph(
     backbone = ImageBackbone(replaced.network, spec.mean, spec.std, names).eval()
     model = to_onnx(backbone, _TRACED_SIZE, dynamic=(0, 1, 2), outputs=list(names), opset=opset)
     _name_dimensions(model, features)
-    return finish(model, network, replaced, opset=opset, metadata=metadata)
+    return finish(model, network, replaced, opset=opset, metadata=metadata, by_rows=True)
 
 
 def _name_dimensions(model: ModelProto, features: Sequence[FeatureMap]) -> None:

@@ -8,7 +8,7 @@ from lct_deploy.architecture import FeatureName
 from lct_deploy.checkpoint import LoadOptions
 from lct_deploy.preprocessing import Rgb
 
-DEFAULT_SHORT_SIDE = 128  # quick; what a convolution computes does not depend on the size
+DEFAULT_SHORT_SIDE = 128
 
 
 class BackboneOptions(BaseModel):
