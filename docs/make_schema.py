@@ -1,16 +1,19 @@
-"""Write docs/manifest.schema.json from the manifest's model."""
+"""Write docs/manifest.schema.json from the manifests' models."""
 
 import json
 from pathlib import Path
 
-from lct_deploy.manifest import Manifest
+from pydantic import TypeAdapter
+
+from lct_deploy.manifest import BackboneManifest, Manifest
 
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
 
 def schema_text() -> str:
-    """The JSON Schema (draft 2020-12) of `manifest.json`."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+    """The JSON Schema (draft 2020-12) of `manifest.json`: a classifier's or a backbone's."""
+    described: TypeAdapter[Manifest | BackboneManifest] = TypeAdapter(Manifest | BackboneManifest)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **described.json_schema()}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

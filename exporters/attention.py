@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from exporters.functions import (
     SQUEEZE_EXCITATION,
 )
 from lct_deploy.manifest import Miss
-from lct_deploy.models import Attention, LinearContextTransform, ResNet, SqueezeExcitation
+from lct_deploy.models import Attention, Backbone, LinearContextTransform, SqueezeExcitation
+
+Network = TypeVar("Network", bound=Backbone)
 
 Attributes = dict[
     str, int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]
@@ -42,15 +45,15 @@ class AttentionNode(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replaced:
+class Replaced(Generic[Network]):
     """A network ready to trace, and the blocks that had to stay as they are."""
 
-    network: ResNet
+    network: Network
     ops: dict[str, str]
     misses: tuple[Miss, ...]
 
 
-def replace_attention(network: ResNet) -> Replaced:
+def replace_attention(network: Network) -> Replaced[Network]:
     """A copy of `network` whose attention modules emit nodes; those that cannot are misses."""
     replaced = copy.deepcopy(network)
     ops: dict[str, str] = {}

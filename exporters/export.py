@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from lct_deploy.errors import ExportError, ParityError, UsageError
 from lct_deploy.manifest import (
     NAME_PATTERN,
     Artifact,
+    BackboneReport,
     FileRecord,
     FusionCertificate,
     InputSpec,
@@ -36,6 +38,7 @@ from lct_deploy.report import describe_certificate, describe_parity
 GOLDEN_IMAGES = 16
 
 Announce = Callable[[str], None]
+OneReport = TypeVar("OneReport", ParityReport, BackboneReport)
 
 
 def export(
@@ -48,8 +51,7 @@ def export(
     fused, ParityError for a graph that does not agree with its reference; `output` is then unchanged.
     """
     check_new_directory(output, overwrite=options.overwrite)
-    name = _checked(options.name or output.resolve().name, "a model's name", "--name")
-    version = _checked(options.version, "a version", "--model-version")
+    name, version = checked_name(options.name, output), checked_version(options.version)
     target = choose_target(options)
     check_calibration(options)
     with stderr.status("making the graph …"):
@@ -57,7 +59,7 @@ def export(
     for note in prepared.notes:
         announce(f"note: {note}")
     announce(describe_certificate(prepared.certificate))
-    _check_certificate(prepared.certificate, allow_unfused=options.allow_unfused)
+    check_certificate(prepared.certificate, allow_unfused=options.allow_unfused)
     if options.gates:
         _check_gates(prepared.certificate)
 
@@ -108,6 +110,16 @@ def _prepare(source: Path, options: ExportOptions) -> Prepared:
     return prepare_checkpoint(source, options)
 
 
+def checked_name(name: str | None, output: Path) -> str:
+    """The model's name, that of the bundle by default; raises UsageError for what cannot be one."""
+    return _checked(name or output.resolve().name, "a model's name", "--name")
+
+
+def checked_version(version: str) -> str:
+    """Raises UsageError for what cannot be a version."""
+    return _checked(version, "a version", "--model-version")
+
+
 def _checked(value: str, what: str, option: str) -> str:
     """Names and versions become parts of URLs."""
     if not re.fullmatch(NAME_PATTERN, value):
@@ -118,7 +130,8 @@ def _checked(value: str, what: str, option: str) -> str:
     return value
 
 
-def _check_certificate(certificate: FusionCertificate, *, allow_unfused: bool) -> None:
+def check_certificate(certificate: FusionCertificate, *, allow_unfused: bool) -> None:
+    """Raise ExportError for blocks that are not fused, unless that is allowed."""
     if certificate.misses and not allow_unfused:
         raise ExportError(
             f"{len(certificate.misses)} of {certificate.attention_blocks} attention blocks are not fused",
@@ -142,7 +155,7 @@ def _write_graphs(
     """Save the portable graph and the variant, compare each; raises ParityError where one fails."""
     path = directory / GRAPH
     onnx.save(prepared.model, path)
-    reports = [_passed(verify_graph(path, "fp32", proof), proof, announce)]
+    reports = [passed(verify_graph(path, "fp32", proof), announce)]
     artifacts = [
         Artifact(
             path=GRAPH,
@@ -161,7 +174,7 @@ def _write_graphs(
         path = directory / variant.name
         onnx.save(variant.model, path)
         blamed = partial(_blamed, prepared.model, variant, proof.images)
-        reports.append(_passed(verify_graph(path, variant.precision, proof), proof, announce, blamed))
+        reports.append(passed(verify_graph(path, variant.precision, proof), announce, blamed))
         artifacts.append(
             artifacts[0].model_copy(
                 update={
@@ -182,7 +195,7 @@ def _write_gates(
     """Save the portable graph that gives contexts and gates too, and compare it, them included."""
     path = directory / GATES
     onnx.save(with_gates(prepared.model), path)
-    report = _passed(verify_gates(path, proof), proof, announce)
+    report = passed(verify_gates(path, proof), announce)
     artifact = Artifact(
         path=GATES,
         sha256=sha256_file(path),
@@ -197,9 +210,7 @@ def _write_gates(
     return artifact, report
 
 
-def _passed(
-    report: ParityReport, proof: Proof, announce: Announce, blamed: Callable[[], str] | None = None
-) -> ParityReport:
+def passed(report: OneReport, announce: Announce, blamed: Callable[[], str] | None = None) -> OneReport:
     """The report, announced; with a failure goes what `blamed` finds, as the graph itself is not kept."""
     announce(describe_parity(report))
     if report.passed:
@@ -207,7 +218,7 @@ def _passed(
     if blamed and report.precision != "fp32":
         announce(blamed())
     raise ParityError(
-        f"{report.artifact} does not agree with {proof.source}, no bundle is written",
+        f"{report.artifact} does not agree with {report.reference}, no bundle is written",
         hint="the lines marked failure above say by how much",
     )
 

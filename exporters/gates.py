@@ -1,5 +1,6 @@
 """The contexts and gates of a graph, read through a copy of it that has them as outputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,17 +31,27 @@ class Exposed:
 
 def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str, NDArray[np.float32]]:
     """Gates (N, C) by PyTorch layer for images (N, H, W, 3); empty for a graph without attention."""
-    model = onnx.load(path)
-    outputs = {layer: exposed.gate for layer, exposed in expose_gates(model).items()}
-    if not outputs:
-        return {}
-    session = _session(model)
-    names = list(outputs.values())
-    gates = in_batches(lambda chunk: cast("list[Any]", session.run(names, {"image": chunk})), images, batch)
-    return {
-        layer: gate.reshape(len(images), -1)  # of shape (N, C), (N, G, m) or (N, C, 1, 1)
-        for layer, gate in zip(outputs, gates, strict=True)
-    }
+    reader = GateReader(path)
+    return reader.named(in_batches(reader.run, images, batch)) if reader.layers else {}
+
+
+class GateReader:
+    """The graph at `path`, asked for its gates alone; `layers` are those that have one, in its order."""
+
+    def __init__(self, path: Path) -> None:
+        model = onnx.load(path)
+        outputs = expose_gates(model)
+        self.layers = list(outputs)
+        self._names = [exposed.gate for exposed in outputs.values()]
+        self._session = _session(model)
+
+    def run(self, images: NDArray[np.uint8]) -> list[Any]:
+        """The gates as the graph has them: of shape (N, C), (N, G, m) or (N, C, 1, 1)."""
+        return cast("list[Any]", self._session.run(self._names, {"image": images}))
+
+    def named(self, gates: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """What `run` gives as (N, C) by layer."""
+        return {layer: gate.reshape(len(gate), -1) for layer, gate in zip(self.layers, gates, strict=True)}
 
 
 def expose_gates(model: ModelProto) -> dict[str, Exposed]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
@@ -14,12 +15,12 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 import lct_deploy
-from exporters.attention import replace_attention
+from exporters.attention import Replaced, replace_attention
 from exporters.functions import DOMAIN, attention_function
 from exporters.nodes import BATCH, MODULE_KEY, attention_nodes, node_module
 from lct_deploy.errors import ExportError, UsageError
 from lct_deploy.manifest import FusedBlock, FusionCertificate, Miss
-from lct_deploy.models import ResNet
+from lct_deploy.models import Backbone, ResNet
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing
 
@@ -46,30 +47,35 @@ def export_graph(
     becomes the model's metadata_props. Raises UsageError for an opset out of range, ExportError
     where the graph does not pass ONNX's checker and shape inference.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"opset {opset} is not supported", hint=f"--opset {OPSETS[0]} to {OPSETS[-1]}")
+    check_opset(opset)
     replaced = replace_attention(network)
     model = trace(ImageClassifier(replaced.network, preprocessing).eval(), preprocessing.crop, opset)
-    _tidy(model)
-    for op in sorted(set(replaced.ops.values())):
-        model.functions.append(attention_function(op, opset))
-    onnx.helper.set_model_props(model, metadata)
-    model.producer_name, model.producer_version = "lct-deploy", lct_deploy.__version__
-    certificate = _certify(model, network, replaced.misses)
-    return ExportedGraph(model=_checked(model), certificate=certificate)
+    return finish(model, network, replaced, opset=opset, metadata=metadata)
+
+
+def check_opset(opset: int) -> None:
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not supported", hint=f"--opset {OPSETS[0]} to {OPSETS[-1]}")
 
 
 def trace(classifier: nn.Module, size: int, opset: int) -> ModelProto:
+    return to_onnx(classifier, (size, size), dynamic=(0,), outputs=["logits"], opset=opset)
+
+
+def to_onnx(
+    network: nn.Module, size: tuple[int, int], *, dynamic: tuple[int, ...], outputs: list[str], opset: int
+) -> ModelProto:
+    """`network` as the tracer sees it on images of `size`, of whose dimensions some stay `dynamic`."""
     # Two images: torch.export specialises a dimension of one.
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    dynamic = {"image": {0: torch.export.Dim.DYNAMIC}}
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    shapes = {"image": dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)}
     with _quiet(), torch.no_grad():
-        program = torch.export.export(classifier, (example,), dynamic_shapes=dynamic)
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
         exported = torch.onnx.export(
             program,
             opset_version=opset,
             input_names=["image"],
-            output_names=["logits"],
+            output_names=outputs,
             dynamo=True,
             optimize=True,  # folds BatchNorm into the convolutions
             verbose=False,
@@ -77,6 +83,29 @@ def trace(classifier: nn.Module, size: int, opset: int) -> ModelProto:
     if exported is None:
         raise ExportError("torch.onnx.export returned no graph")
     return exported.model_proto
+
+
+def finish(
+    model: ModelProto,
+    network: Backbone,
+    replaced: Replaced[Any],
+    *,
+    opset: int,
+    metadata: dict[str, str],
+    by_rows: bool = False,
+) -> ExportedGraph:
+    """A traced `model` with our names, functions and metadata, and what became of `network`'s attention.
+
+    `by_rows` is `attention_function`'s. Raises ExportError where it does not pass ONNX's checker and
+    shape inference.
+    """
+    _tidy(model)
+    for op in sorted(set(replaced.ops.values())):
+        model.functions.append(attention_function(op, opset, by_rows=by_rows))
+    onnx.helper.set_model_props(model, metadata)
+    model.producer_name, model.producer_version = "lct-deploy", lct_deploy.__version__
+    certificate = _certify(model, network, replaced.misses)
+    return ExportedGraph(model=_checked(model), certificate=certificate)
 
 
 @contextmanager
@@ -119,7 +148,7 @@ def _module_of(node: NodeProto) -> str:
     return names[-1].removeprefix("network").removeprefix(".") if names else ""
 
 
-def _certify(model: ModelProto, network: ResNet, misses: tuple[Miss, ...]) -> FusionCertificate:
+def _certify(model: ModelProto, network: Backbone, misses: tuple[Miss, ...]) -> FusionCertificate:
     """Count in the graph itself what was fused: a block that got lost is a miss too."""
     nodes = {node_module(node): node for node in attention_nodes(model)}
     layers = list(network.attention_blocks())

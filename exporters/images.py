@@ -55,6 +55,17 @@ def parity_images(
 
 
 def _from_directory(directory: Path, preprocessing: Preprocessing) -> ParityImages:
+    chosen = choose_files(directory)
+    loaded = track((load_image(path, preprocessing) for path in chosen), "reading images", total=len(chosen))
+    return ParityImages(
+        images=np.stack(list(loaded)),
+        labels=None,
+        source=ImageSource(description=f"{len(chosen)} images of {directory}", real=len(chosen), synthetic=0),
+    )
+
+
+def choose_files(directory: Path) -> list[Path]:
+    """Image files spread over all in `directory`; raises DataError where it has fewer than parity needs."""
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory")
     paths = list_images(directory)
@@ -64,13 +75,7 @@ def _from_directory(directory: Path, preprocessing: Preprocessing) -> ParityImag
             hint="add images, or drop --images to use the shipped sample",
         )
     step = max(1, len(paths) // MAX_IMAGES)
-    chosen = paths[::step][:MAX_IMAGES]
-    loaded = track((load_image(path, preprocessing) for path in chosen), "reading images", total=len(chosen))
-    return ParityImages(
-        images=np.stack(list(loaded)),
-        labels=None,
-        source=ImageSource(description=f"{len(chosen)} images of {directory}", real=len(chosen), synthetic=0),
-    )
+    return paths[::step][:MAX_IMAGES]
 
 
 def spread(count: int, total: int) -> NDArray[np.intp]:

@@ -79,10 +79,8 @@ def verify_artifact(
         versions = opened.spec.versions
     gates = () if engine else _compare_gates(path, proof, batch)
     parity, failures = _judge_logits(proof.reference.logits, logits, precision)
-    failures += [f"{gate.layer}: {gate.nan} gate values are NaN or infinite" for gate in gates if gate.nan]
+    failures += gate_failures(gates, precision)
     drift = first_drift(gates, precision)
-    if drift and precision == "fp32":
-        failures.append(describe_drift(drift, precision))
     accuracy = _accuracy(proof, logits)
     if accuracy:
         failures += accuracy_failures(accuracy, precision)
@@ -96,7 +94,7 @@ def verify_artifact(
         gates=gates,
         drifts_first=drift.layer if drift else None,
         accuracy=accuracy,
-        warnings=_warnings(gates, precision),
+        warnings=gate_warnings(gates, precision),
         failures=tuple(failures),
         versions={**versions, **proof.versions, "machine": platform.machine()},
     )
@@ -156,7 +154,14 @@ def _top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     return 100.0 * float((logits[: len(labels)].argmax(axis=1) == labels).mean())
 
 
-def _warnings(gates: tuple[GateParity, ...], precision: Precision) -> tuple[str, ...]:
+def gate_failures(gates: tuple[GateParity, ...], precision: Precision) -> list[str]:
+    """Why gates do not pass: NaN in any precision, a drift in fp32."""
+    failures = [f"{gate.layer}: {gate.nan} gate values are NaN or infinite" for gate in gates if gate.nan]
+    drift = first_drift(gates, precision)
+    return [*failures, describe_drift(drift, precision)] if drift and precision == "fp32" else failures
+
+
+def gate_warnings(gates: tuple[GateParity, ...], precision: Precision) -> tuple[str, ...]:
     """A gate that is the same for every image would hide an error in its normalisation."""
     warnings: list[str] = []
     if constant := sum(gate.constant for gate in gates):

@@ -1,7 +1,8 @@
 """PyTorch's answers: logits in float32, and every block's gate recomputed in float64."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 
 from exporters.images import ParityImages
 from exporters.proof import GATE_IMAGES, Proof, Reference
-from lct_deploy.models import Attention, ResNet
+from lct_deploy.models import Attention, Backbone, ResNet
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.models.lct import global_context
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.progress import track
 
 BATCH = 16
+
+Recorded = dict[str, list[Tensor]]  # by layer, a tensor (N, C) for each forward pass
 
 
 def compute_reference(
@@ -38,24 +41,33 @@ def _attention(
     classifier: ImageClassifier, images: NDArray[np.uint8]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """Contexts and gates by layer, (N, C)."""
-    contexts: dict[str, list[Tensor]] = {}
-    gates: dict[str, list[Tensor]] = {}
+    with recorded_attention(classifier.network) as recorded:
+        for start in range(0, len(images), BATCH):
+            classifier(torch.tensor(images[start : start + BATCH]))
+    contexts, gates = (
+        {name: torch.cat(values).numpy() for name, values in kept.items()} for kept in recorded
+    )
+    return contexts, gates
+
+
+@contextmanager
+def recorded_attention(network: Backbone) -> Generator[tuple[Recorded, Recorded]]:
+    """Contexts and gates of every block until the end, in float64 from the block's own input."""
+    contexts: Recorded = {}
+    gates: Recorded = {}
     handles = [
         module.register_forward_pre_hook(
             _recorder(
                 copy.deepcopy(module).double(), contexts.setdefault(name, []), gates.setdefault(name, [])
             )
         )
-        for name, module in classifier.network.attention_blocks().items()
+        for name, module in network.attention_blocks().items()
     ]
     try:
-        for start in range(0, len(images), BATCH):
-            classifier(torch.tensor(images[start : start + BATCH]))
+        yield contexts, gates
     finally:
         for handle in handles:
             handle.remove()
-    joined = [{name: torch.cat(v).numpy() for name, v in kept.items()} for kept in (contexts, gates)]
-    return joined[0], joined[1]
 
 
 def _recorder(attention: Attention, contexts: list[Tensor], gates: list[Tensor]) -> Callable[..., None]:

@@ -4,12 +4,13 @@ What changes the function that was trained (mean, std, interpolation) may not co
 metadata; sizes and label names may be chosen anew, and every choice or assumption is noted.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporters.options import ExportOptions
 from lct_deploy.errors import CheckpointError, UsageError
 from lct_deploy.labels import read_labels
-from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
+from lct_deploy.preprocessing import Preprocessing, Rgb, evaluation_preprocessing
 from lct_deploy.validation import validate
 
 
@@ -21,7 +22,8 @@ def settle_preprocessing(
     Raises UsageError for flags that exclude each other, CheckpointError for one that contradicts `own`.
     """
     if own is not None:
-        _refuse_contradictions(own, options)
+        given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
+        _refuse_contradictions(own, given)
     base = own or evaluation_preprocessing(image_size)
     size = _size(options) or base.crop
     resize = options.resize or (base.resize if size == base.crop else _scaled_resize(base, size))
@@ -34,6 +36,24 @@ def settle_preprocessing(
         std=options.std or base.std,
     )
     return settled, _notes(own, settled, options)
+
+
+def settle_normalization(
+    own: Preprocessing | None, mean: Rgb | None, std: Rgb | None
+) -> tuple[Rgb, Rgb, list[str]]:
+    """The mean, the std and the notes on them, for a network that takes images as they are.
+
+    Raises UsageError for a std that is not positive, CheckpointError for a flag that contradicts `own`.
+    """
+    if own is not None:
+        _refuse_contradictions(own, {"mean": mean, "std": std})
+        return own.mean, own.std, []
+    settled = validate(Preprocessing, **{k: v for k, v in (("mean", mean), ("std", std)) if v is not None})
+    assumed = [
+        f"{name} {getattr(settled, name)}" for name, flag in (("mean", mean), ("std", std)) if flag is None
+    ]
+    notes = [f"the source does not say its preprocessing: assuming {', '.join(assumed)}"] if assumed else []
+    return settled.mean, settled.std, notes
 
 
 def settle_labels(
@@ -64,12 +84,12 @@ def _scaled_resize(base: Preprocessing, size: int) -> int:
     return max(size, round(size * base.resize / base.crop))
 
 
-def _refuse_contradictions(own: Preprocessing, options: ExportOptions) -> None:
-    for name in ("mean", "std", "interpolation"):
-        given, trained = getattr(options, name), getattr(own, name)
-        if given is not None and given != trained:
+def _refuse_contradictions(own: Preprocessing, given: Mapping[str, object]) -> None:
+    for name, flag in given.items():
+        trained = getattr(own, name)
+        if flag is not None and flag != trained:
             raise CheckpointError(
-                f"--{name} {given} contradicts the source's metadata, which says {trained}",
+                f"--{name} {flag} contradicts the source's metadata, which says {trained}",
                 hint=f"drop --{name}",
             )
 

@@ -12,10 +12,10 @@ from exporters.reference import prove
 from exporters.variants import verify_graph
 from lct_deploy.architecture import AttentionConfig
 from lct_deploy.atomic import sha256_file
-from lct_deploy.bundle import Bundle
+from lct_deploy.bundle import AnyBundle, Bundle
 from lct_deploy.checkpoint import LoadOptions, load_checkpoint
 from lct_deploy.errors import CheckpointError
-from lct_deploy.manifest import Manifest, ParityReport, Precision
+from lct_deploy.manifest import AnyManifest, Manifest, ParityReport, Precision
 from lct_deploy.runtime.engines import choose_engine, this_place
 from lct_deploy.runtime.flavours import is_flavour
 from lct_deploy.runtime.select import check_host
@@ -48,11 +48,7 @@ def verify_bundle(
 def _proof(bundle: Bundle, checkpoint: Path, images: Path | None) -> Proof:
     manifest = bundle.manifest
     prove = _opened(manifest, checkpoint)
-    if sha256_file(checkpoint) != manifest.source.checkpoint_sha256:
-        raise CheckpointError(
-            f"{checkpoint} is not the file that {bundle.path} was made from (its SHA-256 differs)",
-            hint=f"lct-deploy export {checkpoint} -o BUNDLE makes one from it",
-        )
+    check_source(bundle, checkpoint)
     return prove(parity_images(manifest.input.preprocessing, images, manifest.labels))
 
 
@@ -60,13 +56,26 @@ def _opened(manifest: Manifest, source: Path) -> Callable[[ParityImages], Proof]
     """The reference that the bundle was compared with, read from its source again."""
     if manifest.source.kind == "onnx":
         return partial(prove_onnx, load_onnx(source, mean=manifest.input.mean, std=manifest.input.std))
+    options = load_options(manifest, source).model_copy(update={"num_classes": manifest.num_classes})
+    return partial(prove, load_checkpoint(source, options).model, manifest.input.preprocessing)
+
+
+def check_source(bundle: AnyBundle, checkpoint: Path) -> None:
+    """Raise CheckpointError for a file that is not the one that the bundle was made from."""
+    if sha256_file(checkpoint) != bundle.manifest.source.checkpoint_sha256:
+        raise CheckpointError(
+            f"{checkpoint} is not the file that {bundle.path} was made from (its SHA-256 differs)",
+            hint=f"lct-deploy export {checkpoint} -o BUNDLE makes one from it",
+        )
+
+
+def load_options(manifest: AnyManifest, source: Path) -> LoadOptions:
+    """What the bundle's export has settled about the checkpoint `source`."""
     attention = manifest.attention or AttentionConfig(kind="none")
-    options = LoadOptions(
+    return LoadOptions(
         arch=manifest.arch,
-        num_classes=manifest.num_classes,
         groups=attention.groups,
         epsilon=attention.epsilon,
         stride_placement=manifest.stride_placement,
         weights=manifest.source.weights if source.suffix != ".safetensors" else None,
     )
-    return partial(prove, load_checkpoint(source, options).model, manifest.input.preprocessing)

@@ -6,7 +6,7 @@ bottlenecks; ResNet-20 is the three-stage network for 28-64 pixel images (He et 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,12 +17,16 @@ from lct_deploy.validation import validate
 AttentionKind = Literal["none", "se", "se_plus", "lct"]
 StridePlacement = Literal["v1.5", "caffe"]
 BlockKind = Literal["basic", "bottleneck"]
+FeatureName = Literal["c2", "c3", "c4", "c5"]
 
 DEFAULT_EPSILON = 1e-5
 DEFAULT_GROUPS = 64  # Table 2 of the paper
 MIN_GROUP_SIZE = 2  # one channel a group normalises to zero: the gate would be constant
 SAFE_GROUP_SIZE = 4  # the paper's G = 128 (two channels a group in stage 1) did not converge
 SE_REDUCTION = 16
+
+# What a feature pyramid takes: the outputs of stages 1 to 4, smaller than the image by 4, 8, 16 and 32.
+FEATURES: tuple[FeatureName, ...] = get_args(FeatureName)
 
 _PREFIXES: dict[AttentionKind, str] = {
     "none": "",
@@ -54,6 +58,11 @@ class Family:
     @property
     def attention_blocks(self) -> int:
         return sum(self.blocks)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether its stages give c2 to c5; a small stem leaves them at strides 1, 2 and 4."""
+        return not self.small_stem
 
     @property
     def image_size(self) -> int:
@@ -118,19 +127,24 @@ class AttentionConfig(BaseModel):
         return self.kind == "se_plus" or (self.kind == "lct" and self.normalize)
 
 
-class ModelConfig(BaseModel):
-    """All that is needed to build a network whose weights a checkpoint holds."""
+class BackboneConfig(BaseModel):
+    """All that is needed to build a network's stem and stages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arch: str
-    num_classes: int = Field(ge=1)
     attention: AttentionConfig
     stride_placement: StridePlacement = "v1.5"
 
     @property
     def family(self) -> Family:
         return parse_arch(self.arch)[0]
+
+
+class ModelConfig(BackboneConfig):
+    """All that is needed to build a classifier whose weights a checkpoint holds."""
+
+    num_classes: int = Field(ge=1)
 
 
 def default_groups(family: Family) -> int:
@@ -197,7 +211,7 @@ def model_config(
     return config
 
 
-def check_config(config: ModelConfig) -> None:
+def check_config(config: BackboneConfig) -> None:
     """Raise ArchitectureError where the name and the attention differ, or groups do not fit a stage."""
     family, kind = parse_arch(config.arch)
     if kind != config.attention.kind:
@@ -209,7 +223,7 @@ def check_config(config: ModelConfig) -> None:
         check_groups(config.attention.groups, channels, layer=f"layer{stage}.0.attn", legal=legal)
 
 
-def small_group_warning(config: ModelConfig) -> str | None:
+def small_group_warning(config: BackboneConfig) -> str | None:
     """A sentence for group sizes that the paper found hard to train, or None."""
     family, attention = config.family, config.attention
     size = min(family.stage_channels) // attention.groups

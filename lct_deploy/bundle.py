@@ -8,21 +8,31 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from lct_deploy.atomic import atomic_file, sha256_file
-from lct_deploy.errors import BundleError
-from lct_deploy.manifest import SCHEMA_VERSION, Artifact, FileRecord, Manifest, Precision
+from lct_deploy.errors import BundleError, UsageError
+from lct_deploy.manifest import (
+    SCHEMA_VERSION,
+    AnyManifest,
+    Artifact,
+    BackboneManifest,
+    FileRecord,
+    Manifest,
+    Precision,
+)
 from lct_deploy.rebuild import compile_command, export_command
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 GATES = "gates.onnx"
 GOLDEN = "golden.npz"
+
+OneBundle = TypeVar("OneBundle", bound="AnyBundle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +44,19 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """A verified bundle on disk."""
+class BackboneGolden:
+    """An input (1, H, W, 3) uint8 of some size, and PyTorch's maps for it by name, float32."""
+
+    image: NDArray[np.uint8]
+    maps: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyBundle:
+    """A verified bundle on disk, of whatever kind."""
 
     path: Path
-    manifest: Manifest
+    manifest: AnyManifest
 
     def file(self, record: FileRecord) -> Path:
         return self.path / record.path
@@ -79,10 +97,6 @@ class Bundle:
         found = (a for a in self.manifest.artifacts if a.kind == "gates")
         return next(map(self._verified, found), None)
 
-    def golden(self) -> Golden:
-        with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:
-            return Golden(images=arrays["images"], logits=arrays["logits"])
-
     def _verified(self, artifact: Artifact) -> Artifact:
         if not artifact.verified:
             raise BundleError(
@@ -92,27 +106,79 @@ class Bundle:
         return artifact
 
 
-def open_bundle(path: Path, *, compiled: bool = True) -> Bundle:
-    """Raises BundleError for a bundle that is absent, incomplete, changed or of another schema.
+@dataclass(frozen=True, kw_only=True)
+class Bundle(AnyBundle):
+    """A classifier."""
 
-    Not `compiled`: what was compiled may be damaged, for it is to be compiled again.
+    manifest: Manifest
+
+    def golden(self) -> Golden:
+        with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:
+            return Golden(images=arrays["images"], logits=arrays["logits"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneBundle(AnyBundle):
+    """A backbone: maps for a detector, no classes."""
+
+    manifest: BackboneManifest
+
+    def golden(self) -> list[BackboneGolden]:
+        """Each with an image of another size."""
+        names = self.manifest.names
+        with np.load(self.file(self.manifest.golden), allow_pickle=False) as arrays:
+            return [
+                BackboneGolden(
+                    image=arrays[f"image_{i}"], maps={name: arrays[f"{name}_{i}"] for name in names}
+                )
+                for i in range(len(arrays) // (1 + len(names)))
+            ]
+
+
+def open_bundle(path: Path, *, compiled: bool = True) -> Bundle:
+    """A classifier's bundle.
+
+    Raises BundleError for one that is absent, incomplete, changed or of another schema, UsageError for
+    a backbone. Not `compiled`: what was compiled may be damaged, for it is to be compiled again.
     """
-    bundle = Bundle(path=path, manifest=read_manifest(path))
+    return _checked(Bundle(path=path, manifest=read_manifest(path)), compiled=compiled)
+
+
+def open_any_bundle(path: Path) -> Bundle | BackboneBundle:
+    """`open_bundle`, for what takes backbones too."""
+    manifest = read_any_manifest(path)
+    if isinstance(manifest, BackboneManifest):
+        return _checked(BackboneBundle(path=path, manifest=manifest))
+    return _checked(Bundle(path=path, manifest=manifest))
+
+
+def _checked(bundle: OneBundle, *, compiled: bool = True) -> OneBundle:
     for record in (*bundle.manifest.artifacts, bundle.manifest.golden):
-        _check_place(path, record)
+        _check_place(bundle.path, record)
         if compiled or not _is_compiled(record):
             _check_content(bundle, record)
     return bundle
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
+def write_manifest(path: Path, manifest: AnyManifest) -> None:
     """Replace the manifest of the bundle at `path`, last of all that changes in it."""
     with atomic_file(path / MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest alone, its files unchecked: `open_bundle` checks them. Raises BundleError."""
+    """A classifier's manifest alone, its files unchecked; raises what `open_bundle` raises."""
+    manifest = read_any_manifest(path)
+    if isinstance(manifest, BackboneManifest):
+        raise UsageError(
+            f"{path}: a backbone ({', '.join(manifest.names)} of {manifest.arch}), not a classifier",
+            hint="lct-deploy inspect and verify take backbones; docs/backbone.md says how to run one",
+        )
+    return manifest
+
+
+def read_any_manifest(path: Path) -> Manifest | BackboneManifest:
+    """The manifest alone, its files unchecked: `open_any_bundle` checks them. Raises BundleError."""
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle (a directory with a {MANIFEST})")
     file = path / MANIFEST
@@ -122,14 +188,16 @@ def read_manifest(path: Path) -> Manifest:
         content = json.loads(file.read_bytes())
     except ValueError as error:
         raise BundleError(f"{file}: not JSON: {error}", hint=export_command(path)) from error
-    version = content.get("schema_version") if isinstance(content, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    fields = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    version = fields.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{file}: schema version {version}, this lct-deploy reads {SCHEMA_VERSION}",
             hint=export_command(path),
         )
+    model = BackboneManifest if fields.get("kind") == "backbone" else Manifest
     try:
-        return Manifest.model_validate(content, strict=False)
+        return model.model_validate(fields)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
         raise BundleError(
@@ -146,10 +214,10 @@ def _check_place(root: Path, record: FileRecord) -> None:
         raise BundleError(f"{root}: {record.path} leads outside the bundle")
 
 
-def _check_content(bundle: Bundle, record: FileRecord) -> None:
+def _check_content(bundle: AnyBundle, record: FileRecord) -> None:
     if bundle.is_whole(record):
         return
     root, there = bundle.path, bundle.file(record).is_file()
     what = "has changed since it was verified (its SHA-256 differs)" if there else "is missing"
-    hint = compile_command(root, record) if _is_compiled(record) else export_command(root)
-    raise BundleError(f"{root}: {record.path} {what}", hint=hint)
+    again = compile_command(root, record) if _is_compiled(record) else export_command(root, bundle.manifest)
+    raise BundleError(f"{root}: {record.path} {what}", hint=again)

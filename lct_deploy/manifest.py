@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from lct_deploy.architecture import AttentionConfig, StridePlacement
+from lct_deploy.architecture import AttentionConfig, FeatureName, StridePlacement
 from lct_deploy.preprocessing import Interpolation, Preprocessing, Rgb
 
 SCHEMA_VERSION = 1
@@ -60,6 +60,24 @@ class InputSpec(_Part):
     @property
     def preprocessing(self) -> Preprocessing:
         return Preprocessing.model_validate(self.model_dump(include=set(Preprocessing.model_fields)))
+
+
+class AnySizeInput(_Part):
+    """A backbone's input: images as they are, of any height and width."""
+
+    name: str = "image"
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    mean: Rgb
+    std: Rgb
+
+
+class FeatureMap(_Part):
+    """An output of a backbone: float32 (N, channels, ceil(H / stride), ceil(W / stride))."""
+
+    name: FeatureName
+    channels: int = Field(ge=1)
+    stride: int = Field(ge=1)
 
 
 class FileRecord(_Part):
@@ -137,6 +155,12 @@ class ImageSource(_Part):
     synthetic: int
 
 
+class AnySizeImages(ImageSource):
+    """The same, where images differ in size."""
+
+    short_side: int = Field(description="pixels of the shorter side that the images were resized to")
+
+
 class Flip(_Part):
     """An image whose top-1 differs; `margin` is PyTorch's top-1 logit minus its second."""
 
@@ -157,6 +181,18 @@ class LogitParity(_Part):
     top1_agreement: float
     top5_agreement: float
     flips: tuple[Flip, ...]
+
+
+class MapParity(_Part):
+    """One map of an artifact against PyTorch's; absolute values as in the map."""
+
+    name: FeatureName
+    max_abs_error: float
+    max_abs_limit: float
+    max_rel_error: float
+    worst_size: tuple[int, int] = Field(description="height and width of the image with that error")
+    min_cosine: float = Field(description="of one image's map with PyTorch's")
+    nonfinite: int = Field(description="values that are NaN or infinite")
 
 
 class GateParity(_Part):
@@ -181,20 +217,17 @@ class Accuracy(_Part):
     images: int
 
 
-class ParityReport(_Part):
-    """The proof that one artifact gives PyTorch's answers, or the reasons why it does not."""
+class _Report(_Part):
+    """What every proof says: of which artifact, where, against what."""
 
     artifact: str
     runtime: str
     precision: Precision
-    reference: str = Field(default="PyTorch", description="whose logits it was compared with")
-    images: ImageSource
-    logits: LogitParity
+    reference: str = Field(default="PyTorch", description="whose answers it was compared with")
     gates: tuple[GateParity, ...]
     drifts_first: str | None = Field(
         default=None, description="the first block in graph order whose gates are over their limit"
     )
-    accuracy: Accuracy | None
     warnings: tuple[str, ...]
     failures: tuple[str, ...]
     versions: dict[str, str]
@@ -202,6 +235,21 @@ class ParityReport(_Part):
     @property
     def passed(self) -> bool:
         return not self.failures
+
+
+class ParityReport(_Report):
+    """The proof that one artifact gives PyTorch's answers, or the reasons why it does not."""
+
+    images: ImageSource
+    logits: LogitParity
+    accuracy: Accuracy | None
+
+
+class BackboneReport(_Report):
+    """The same of a backbone, map by map."""
+
+    images: AnySizeImages
+    maps: tuple[MapParity, ...]
 
 
 class Source(_Part):
@@ -213,8 +261,8 @@ class Source(_Part):
     notes: tuple[str, ...] = Field(description="what the weights did not tell and was assumed")
 
 
-class Manifest(_Part):
-    """The contents of `manifest.json`."""
+class AnyManifest(_Part):
+    """What `manifest.json` says of every bundle."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
@@ -222,20 +270,40 @@ class Manifest(_Part):
     arch: str
     attention: AttentionConfig | None = Field(description="null where blocks differ")
     stride_placement: StridePlacement | None = Field(description="null for an .onnx file, which does not say")
-    num_classes: int = Field(ge=1)
-    labels: tuple[str, ...]
-    input: InputSpec
     artifacts: tuple[Artifact, ...]
     precision: Precision = Field(default="fp32", description="what runtimes take unless told otherwise")
     golden: FileRecord
     source: Source
     certificate: FusionCertificate
-    parity: tuple[ParityReport, ...]
     commands: tuple[str, ...]
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+class Manifest(AnyManifest):
+    """The contents of a classifier's `manifest.json`: `image` in, `logits` out."""
+
+    kind: Literal["classifier"] = "classifier"
+    num_classes: int = Field(ge=1)
+    labels: tuple[str, ...]
+    input: InputSpec
+    parity: tuple[ParityReport, ...]
 
     @model_validator(mode="after")
     def _labels_match(self) -> "Manifest":
         if len(self.labels) != self.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.num_classes} classes")
         return self
+
+
+class BackboneManifest(AnyManifest):
+    """The contents of a backbone's `manifest.json`: `image` in, the maps of `features` out."""
+
+    kind: Literal["backbone"] = "backbone"
+    features: tuple[FeatureMap, ...] = Field(min_length=1)
+    input: AnySizeInput
+    parity: tuple[BackboneReport, ...]
+
+    @property
+    def names(self) -> tuple[FeatureName, ...]:
+        """Of the maps, in the order of the graph's outputs."""
+        return tuple(feature.name for feature in self.features)

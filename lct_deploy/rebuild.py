@@ -3,15 +3,18 @@
 import shlex
 from pathlib import Path
 
-from lct_deploy.manifest import Artifact, EngineBuild, Profile
+from lct_deploy.manifest import AnyManifest, Artifact, BackboneManifest, EngineBuild, Profile
 
 # As in an engine's options; the timing cache is not among them: its path is not recorded.
 _FLAGS = "opt level", "version compatible", "hardware compatible"
 
 
-def export_command(bundle: Path) -> str:
-    """What makes a whole bundle again."""
-    return f"rebuild it: lct-deploy export CHECKPOINT -o {shlex.quote(str(bundle))} --overwrite"
+def export_command(bundle: Path, manifest: AnyManifest | None = None) -> str:
+    """What makes a whole bundle again; `manifest` where it can be read."""
+    command = f"rebuild it: lct-deploy export CHECKPOINT -o {shlex.quote(str(bundle))} --overwrite"
+    if isinstance(manifest, BackboneManifest):
+        command += f" --features {','.join(manifest.names)}"
+    return command
 
 
 def compile_command(bundle: Path, compiled: Artifact, *, gpu: str | None = None) -> str:

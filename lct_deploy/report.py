@@ -1,11 +1,16 @@
 """Manifests and their parts in words, for the terminal."""
 
 from lct_deploy.manifest import (
+    AnyManifest,
     Artifact,
+    BackboneManifest,
+    BackboneReport,
     EngineBuild,
     FusionCertificate,
     GateParity,
+    LogitParity,
     Manifest,
+    MapParity,
     ParityReport,
 )
 
@@ -20,19 +25,18 @@ def describe_certificate(certificate: FusionCertificate) -> str:
     return "\n".join([head, *(f"  not fused: {miss.layer}: {miss.reason}" for miss in certificate.misses)])
 
 
-def describe_parity(report: ParityReport) -> str:
+def describe_parity(report: ParityReport | BackboneReport) -> str:
     """The parity report, a line a measure."""
-    logits, images = report.logits, report.images
-    limit = "" if logits.max_abs_limit is None else f" (limit {logits.max_abs_limit:.2e})"
+    images = report.images
     lines = [
         f"parity of {report.artifact} with {report.reference}, {report.precision} on {report.runtime}: "
         f"{'PASSED' if report.passed else 'FAILED'}",
         f"  images: {images.real} real, {images.synthetic} synthetic; {images.description}",
-        f"  max |Δlogit| {logits.max_abs_error:.2e}{limit}, cosine ≥ {logits.min_cosine:.7f}, "
-        f"KL ≤ {logits.max_kl:.1e}",
-        f"  agreement: top-1 {logits.top1_agreement:.2%}, top-5 {logits.top5_agreement:.2%}, "
-        f"{len(logits.flips)} flips",
     ]
+    if isinstance(report, BackboneReport):
+        lines += [f"  {describe_map(parity)}" for parity in report.maps]
+    else:
+        lines += _describe_logits(report.logits)
     if report.gates:
         worst = max(report.gates, key=lambda gate: gate.max_abs_error)
         lines.append(
@@ -41,7 +45,7 @@ def describe_parity(report: ParityReport) -> str:
             f"{max(gate.saturated for gate in report.gates):.1%} saturated at most; "
             + (f"first to drift: {report.drifts_first}" if report.drifts_first else "none drifts")
         )
-    if report.accuracy:
+    if isinstance(report, ParityReport) and report.accuracy:
         accuracy = report.accuracy
         lines.append(
             f"  accuracy on {accuracy.images} labelled images: {accuracy.artifact_top1:.2f} %, "
@@ -57,16 +61,36 @@ def _describe_contexts(gates: tuple[GateParity, ...]) -> str:
     return f"contexts off by {max(errors):.1e} of their largest value, " if errors else ""
 
 
-def describe_bundle(manifest: Manifest) -> str:
+def _describe_logits(logits: LogitParity) -> list[str]:
+    limit = "" if logits.max_abs_limit is None else f" (limit {logits.max_abs_limit:.2e})"
+    return [
+        f"  max |Δlogit| {logits.max_abs_error:.2e}{limit}, cosine ≥ {logits.min_cosine:.7f}, "
+        f"KL ≤ {logits.max_kl:.1e}",
+        f"  agreement: top-1 {logits.top1_agreement:.2%}, top-5 {logits.top5_agreement:.2%}, "
+        f"{len(logits.flips)} flips",
+    ]
+
+
+def describe_map(parity: MapParity) -> str:
+    """One map's measures in a line."""
+    height, width = parity.worst_size
+    return (
+        f"{parity.name}: max |Δ| {parity.max_abs_error:.2e} (limit {parity.max_abs_limit:.2e}) "
+        f"at {height}x{width}, cosine ≥ {parity.min_cosine:.7f}"
+    )
+
+
+def describe_bundle(manifest: Manifest | BackboneManifest) -> str:
     """All that a user wants to know of a bundle before serving it."""
-    spec = manifest.input
     lines = [
         f"{manifest.name} version {manifest.version}, created {manifest.created}",
         f"  {manifest.arch}: {_describe_attention(manifest)}, strides {manifest.stride_placement or '?'}",
-        f"  {manifest.num_classes} classes: {_shortened(manifest.labels)}",
-        f"  input: {spec.dtype} {spec.layout} {spec.height}x{spec.width} RGB; resize {spec.resize} "
-        f"({spec.interpolation}), crop {spec.crop}",
-        f"  in the graph: mean {spec.mean}, std {spec.std}",
+        *(
+            _backbone_lines(manifest)
+            if isinstance(manifest, BackboneManifest)
+            else _classifier_lines(manifest)
+        ),
+        f"  in the graph: mean {manifest.input.mean}, std {manifest.input.std}",
         f"  checkpoint: sha256 {manifest.source.checkpoint_sha256[:16]}…, {manifest.source.weights} weights",
         *(f"  note: {note}" for note in manifest.source.notes),
     ]
@@ -77,7 +101,25 @@ def describe_bundle(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _describe_attention(manifest: Manifest) -> str:
+def _classifier_lines(manifest: Manifest) -> list[str]:
+    spec = manifest.input
+    return [
+        f"  {manifest.num_classes} classes: {_shortened(manifest.labels)}",
+        f"  input: {spec.dtype} {spec.layout} {spec.height}x{spec.width} RGB; resize {spec.resize} "
+        f"({spec.interpolation}), crop {spec.crop}",
+    ]
+
+
+def _backbone_lines(manifest: BackboneManifest) -> list[str]:
+    spec = manifest.input
+    maps = ", ".join(f"{m.name} ({m.channels} channels, stride {m.stride})" for m in manifest.features)
+    return [
+        f"  a backbone, no classifier: {maps}",
+        f"  input: {spec.dtype} {spec.layout} RGB of any height and width",
+    ]
+
+
+def _describe_attention(manifest: AnyManifest) -> str:
     attention = manifest.attention
     if attention is None:
         return "attention that differs from block to block"

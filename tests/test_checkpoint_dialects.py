@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lct_deploy.architecture import FAMILIES, arch_name, model_config
 from lct_deploy.checkpoint import LoadedCheckpoint, LoadOptions, load_checkpoint
-from lct_deploy.checkpoint.inference import infer
+from lct_deploy.checkpoint.inference import infer, infer_classes
 from lct_deploy.errors import CheckpointError
 from lct_deploy.models import ResNet, build_model
 from tests.conftest import random_network
@@ -233,5 +233,5 @@ def test_depth_and_classes_are_read_off(depth: int) -> None:
         with torch.device("meta"):
             network = build_model(model_config(arch_name(depth, kind), num_classes=13))
         inferred = infer(network.state_dict())
-        assert (inferred.arch, inferred.num_classes) == (arch_name(depth, kind), 13)
+        assert (inferred.arch, infer_classes(network.state_dict())) == (arch_name(depth, kind), 13)
         assert inferred.reduction == 16

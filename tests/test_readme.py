@@ -17,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lct_deploy.architecture import model_config
 from lct_deploy.checkpoint import load_checkpoint, write_checkpoint
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
+from tests.conftest import random_network
 from tests.idx import write_idx_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(directory / "checkpoint.pt", network.state_dict(), loaded.metadata)
     with warnings.catch_warnings(action="ignore"):  # torch's own, of what it deprecates
         torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), directory / "model.onnx", verbose=False)
+    # The shipped network has no four stages.
+    detector = random_network(model_config("lct_resnet18")).state_dict()
+    torch.save({f"backbone.{name}": value for name, value in detector.items()}, directory / "detector.pth")
     (directory / "labels.txt").write_text("\n".join(f"label {i}" for i in range(10)))
     for folder, images in (
         ("photos", load_sample().images[:256]),

@@ -25,7 +25,6 @@ class Inferred:
 
     family: Family
     attention: AttentionKind
-    num_classes: int
     reduction: int
 
     @property
@@ -41,18 +40,19 @@ class Inferred:
 
 def infer(tensors: Mapping[str, Tensor]) -> Inferred:
     """Raises CheckpointError for weights that are no ResNet of ours."""
+    return Inferred(family=_family(tensors), attention=_attention(tensors), reduction=_reduction(tensors))
+
+
+def infer_classes(tensors: Mapping[str, Tensor]) -> int:
+    """The number of classes; raises CheckpointError where there is no classifier."""
     head = tensors.get("fc.weight")
     if head is None or head.ndim != 2 or head.numel() == 0:
         raise CheckpointError(
             "no classifier found: the checkpoint has no fc.weight of shape (classes, channels)",
-            hint=f"its first keys are {', '.join(sorted(tensors)[:5]) or 'none'}",
+            hint=f"its first keys are {', '.join(sorted(tensors)[:5]) or 'none'}; "
+            "of a detector, lct-deploy export --features c2,c3,c4,c5 takes the backbone",
         )
-    return Inferred(
-        family=_family(tensors),
-        attention=_attention(tensors),
-        num_classes=head.shape[0],
-        reduction=_reduction(tensors),
-    )
+    return head.shape[0]
 
 
 def _family(tensors: Mapping[str, Tensor]) -> Family:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lct_deploy.architecture import (
     DEFAULT_EPSILON,
     AttentionConfig,
+    BackboneConfig,
     ModelConfig,
     StridePlacement,
     check_config,
@@ -22,10 +23,10 @@ from lct_deploy.architecture import (
 from lct_deploy.atomic import sha256_file
 from lct_deploy.checkpoint.dialect import Translated, translate
 from lct_deploy.checkpoint.files import WeightsChoice, read_checkpoint
-from lct_deploy.checkpoint.inference import Inferred, infer
+from lct_deploy.checkpoint.inference import Inferred, infer, infer_classes
 from lct_deploy.checkpoint.metadata import CheckpointMetadata
 from lct_deploy.errors import CheckpointError
-from lct_deploy.models import ResNet, build_model
+from lct_deploy.models import Backbone, ResNet, build_model
 from lct_deploy.preprocessing import Preprocessing, evaluation_preprocessing
 from lct_deploy.suggest import closest
 
@@ -84,10 +85,12 @@ def load_checkpoint(path: Path, options: LoadOptions | None = None) -> LoadedChe
     options = options or LoadOptions()
     raw = read_checkpoint(path, options.weights)
     translated = translate(raw.tensors)
+    classes = _classes(translated, raw.metadata, options)
     notes: list[str] = []
-    config = _resolve(infer(translated.tensors), raw.metadata, options, notes)
+    resolved = resolve(infer(translated.tensors), raw.metadata, options, notes)
+    config = ModelConfig(num_classes=classes, **dict(resolved))
     model = build_model(config)
-    _load_weights(model, translated, notes, source=str(path))
+    load_weights(model, translated, notes, source=str(path))
     if warning := small_group_warning(config):
         notes.append(warning)
     return LoadedCheckpoint(
@@ -99,22 +102,30 @@ def load_checkpoint(path: Path, options: LoadOptions | None = None) -> LoadedChe
     )
 
 
-def _resolve(
-    inferred: Inferred, metadata: CheckpointMetadata | None, options: LoadOptions, notes: list[str]
-) -> ModelConfig:
-    """The configuration from weights, metadata and flags; a flag never overrules the file."""
+def _classes(translated: Translated, metadata: CheckpointMetadata | None, options: LoadOptions) -> int:
+    classes = infer_classes(translated.tensors)
     if options.num_classes is not None:
-        _same("--num-classes", options.num_classes, inferred.num_classes, "the weights")
+        _same("--num-classes", options.num_classes, classes, "the weights")
+    if metadata is not None:
+        known = metadata.model.num_classes
+        _same("number of classes in the weights", classes, known, "the checkpoint's metadata")
+    return classes
+
+
+def resolve(
+    inferred: Inferred, metadata: CheckpointMetadata | None, options: LoadOptions, notes: list[str]
+) -> BackboneConfig:
+    """The configuration from weights, metadata and flags; a flag never overrules the file."""
     if metadata is not None:
         _confirm(metadata.model, inferred, options)
         _agree(options, metadata.model, "the checkpoint's metadata")
-        return metadata.model
+        return BackboneConfig(**metadata.model.model_dump(include=set(BackboneConfig.model_fields)))
     config = _assume(inferred, options, notes)
     _agree(options, config, f"the weights of {config.arch}")
     return config
 
 
-def _assume(inferred: Inferred, options: LoadOptions, notes: list[str]) -> ModelConfig:
+def _assume(inferred: Inferred, options: LoadOptions, notes: list[str]) -> BackboneConfig:
     """What the weights tell, completed by flags and defaults; the defaults go to `notes`."""
     arch = _resolve_arch(inferred, options)
     family, kind = parse_arch(arch)
@@ -134,9 +145,7 @@ def _assume(inferred: Inferred, options: LoadOptions, notes: list[str]) -> Model
     placement: StridePlacement = "v1.5"
     if family.block == "bottleneck":
         placement = settle("stride placement", options.stride_placement, placement)
-    return ModelConfig(
-        arch=arch, num_classes=inferred.num_classes, attention=attention, stride_placement=placement
-    )
+    return BackboneConfig(arch=arch, attention=attention, stride_placement=placement)
 
 
 def _resolve_arch(inferred: Inferred, options: LoadOptions) -> str:
@@ -152,19 +161,18 @@ def _resolve_arch(inferred: Inferred, options: LoadOptions) -> str:
     )
 
 
-def _confirm(config: ModelConfig, inferred: Inferred, options: LoadOptions) -> None:
+def _confirm(config: BackboneConfig, inferred: Inferred, options: LoadOptions) -> None:
     """Raise CheckpointError where the weights or --arch contradict the metadata's `config`."""
     source = "the checkpoint's metadata"
     _same("depth in the weights", inferred.family.depth, config.family.depth, source)
     if not inferred.shows(config.attention):
         _same("attention in the weights", inferred.attention, config.attention.kind, source)
-    _same("number of classes in the weights", inferred.num_classes, config.num_classes, source)
     if options.arch is not None:
         parse_arch(options.arch)
         _same("--arch", options.arch, config.arch, source)
 
 
-def _agree(options: LoadOptions, config: ModelConfig, source: str) -> None:
+def _agree(options: LoadOptions, config: BackboneConfig, source: str) -> None:
     """Raise CheckpointError for a flag that is not `config`'s, also where it means nothing to it."""
     if options.groups is not None:
         _same("--groups", options.groups, config.attention.groups, source)
@@ -179,7 +187,8 @@ def _same(name: str, given: object, known: object, source: str) -> None:
         raise CheckpointError(f"{name} {given} contradicts {source}, which says {known}")
 
 
-def _load_weights(model: ResNet, translated: Translated, notes: list[str], *, source: str) -> None:
+def load_weights(model: Backbone, translated: Translated, notes: list[str], *, source: str) -> None:
+    """Copy weights into `model`; raises CheckpointError with all that does not fit it."""
     check_config(model.config)
     tensors = dict(translated.tensors)
     expected = model.state_dict()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from lct_deploy.architecture import FEATURES, FeatureName
 from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Precision
 
@@ -82,6 +83,14 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     if None in sizes:
         raise UsageError(f"{text!r} is not a list of sizes such as 500x375,4000x3000")
     return tuple((int(found[1]), int(found[2])) for found in sizes if found)
+
+
+def parse_features(text: str) -> tuple[FeatureName, ...]:
+    """Names of a backbone's maps, each once, as c2,c3,c4,c5."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not set(names) <= set(FEATURES) or len(set(names)) < len(names):
+        raise UsageError(f"{text!r} is not a list of maps, each once, such as {','.join(FEATURES)}")
+    return cast("tuple[FeatureName, ...]", names)
 
 
 def parse_numbers(text: str | None) -> tuple[float, ...] | None:

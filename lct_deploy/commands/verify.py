@@ -1,12 +1,13 @@
-"""`lct-deploy verify`: with the checkpoint, with the golden logits, or layer by layer."""
+"""`lct-deploy verify`: with the checkpoint, with the golden answers, or layer by layer."""
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.bundle import BackboneBundle, Bundle, open_any_bundle
 from lct_deploy.commands.options import (
     JsonOption,
     PrecisionOption,
@@ -17,8 +18,8 @@ from lct_deploy.commands.options import (
 )
 from lct_deploy.commands.shared import command_line, extra
 from lct_deploy.errors import ParityError, UsageError
-from lct_deploy.manifest import Precision
-from lct_deploy.report import describe_parity
+from lct_deploy.manifest import BackboneReport, ParityReport, Precision
+from lct_deploy.report import describe_map, describe_parity
 
 
 def verify_command(
@@ -40,12 +41,17 @@ def verify_command(
 
     An engine that agrees with the golden logits on this GPU may be served from then on.
     """
-    opened, wanted = open_bundle(bundle), parse_precision(precision)
+    opened, wanted = open_any_bundle(bundle), parse_precision(precision)
     if provider not in (None, "cpu") and (bisect or checkpoint is not None):
         raise UsageError(
-            "only the golden logits are compared on other providers than cpu",
+            "only the golden answers are compared on other providers than cpu",
             hint="drop --provider (LCT_PROVIDER), or --checkpoint and --bisect",
         )
+    if isinstance(opened, BackboneBundle):
+        if bisect:
+            raise UsageError(f"{bundle}: a backbone is in fp32 alone, there is nothing to bisect")
+        _verify_backbone(opened, checkpoint, images, runtime, provider, wanted, json=json)
+        return
     if bisect:
         if checkpoint is not None:
             raise UsageError("--bisect compares with the bundle's own fp32 graph", hint="drop --checkpoint")
@@ -58,12 +64,44 @@ def verify_command(
         from exporters.verify import verify_bundle
 
     reports = verify_bundle(opened, checkpoint, images, runtime, wanted)
+    _print_reports(reports, bundle, checkpoint, json=json)
+
+
+def _print_reports(
+    reports: Sequence[ParityReport] | Sequence[BackboneReport], bundle: Path, checkpoint: Path, *, json: bool
+) -> None:
     if json:
         print(dumps([report.model_dump(mode="json") for report in reports], indent=2))
     else:
         print("\n".join(map(describe_parity, reports)))
     if not all(report.passed for report in reports):
         raise ParityError(f"{bundle} does not agree with {checkpoint}")
+
+
+def _verify_backbone(
+    bundle: BackboneBundle,
+    checkpoint: Path | None,
+    images: Path | None,
+    runtime: str,
+    provider: str | None,
+    precision: Precision | None,
+    *,
+    json: bool,
+) -> None:
+    if checkpoint is None:
+        from lct_deploy.backbone_golden import verify_backbone_golden
+
+        maps = verify_backbone_golden(bundle, runtime, parse_runtime_options(provider), precision)
+        if json:
+            print(dumps([parity.model_dump(mode="json") for parity in maps], indent=2))
+        else:
+            print("\n".join([f"{bundle.path}: golden maps agree on {runtime}", *map(describe_map, maps)]))
+        return
+    with extra("export"):
+        from exporters.backbone.verify import verify_backbone_bundle
+
+    report = verify_backbone_bundle(bundle, checkpoint, images, runtime, precision)
+    _print_reports([report], bundle.path, checkpoint, json=json)
 
 
 def _bisect(

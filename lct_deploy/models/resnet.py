@@ -5,12 +5,15 @@ on the 3×3 convolution as torchvision does, "caffe" on the first 1×1 as the or
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lct_deploy.architecture import (
     AttentionConfig,
+    BackboneConfig,
     Family,
     ModelConfig,
     StridePlacement,
@@ -21,6 +24,7 @@ from lct_deploy.models.squeeze_excitation import SqueezeExcitation
 
 Attention = LinearContextTransform | SqueezeExcitation
 AttentionFactory = Callable[[int], nn.Module]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ResidualBlock(nn.Module):
@@ -99,10 +103,10 @@ class GlobalAveragePool(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-class ResNet(nn.Module):
-    """A ResNet for `config`; input (N, 3, H, W) normalised float, output logits (N, classes)."""
+class Backbone(nn.Module):
+    """Stem and stages for `config`: normalised float images (N, 3, H, W) → what each stage gives."""
 
-    def __init__(self, config: ModelConfig, attention: AttentionFactory) -> None:
+    def __init__(self, config: BackboneConfig, attention: AttentionFactory) -> None:
         super().__init__()
         family = config.family
         stem = family.widths[0]
@@ -116,22 +120,36 @@ class ResNet(nn.Module):
             stage = _stage(family, index, channels, config.stride_placement, attention)
             self.add_module(f"layer{index + 1}", stage)
             channels = family.stage_channels[index]
-        self.avgpool = GlobalAveragePool()
-        self.fc = nn.Linear(channels, config.num_classes)
 
     @property
     def stages(self) -> list[nn.Module]:
-        return [self.get_submodule(f"layer{i + 1}") for i in range(len(self.config.family.blocks))]
+        return [module for name, module in self.named_children() if name.startswith("layer")]
 
     def attention_blocks(self) -> dict[str, Attention]:
         """The attention modules by name, in the order in which an image meets them."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Attention)}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def stage_outputs(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) of every stage, the first at the largest size."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        outputs: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
-        return self.fc(self.avgpool(x))
+            outputs.append(x)
+        return outputs
+
+
+class ResNet(Backbone):
+    """A ResNet for `config`; input (N, 3, H, W) normalised float, output logits (N, classes)."""
+
+    def __init__(self, config: ModelConfig, attention: AttentionFactory) -> None:
+        super().__init__(config, attention)
+        self.config = config
+        self.avgpool = GlobalAveragePool()
+        self.fc = nn.Linear(config.family.stage_channels[-1], config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.stage_outputs(x)[-1]))
 
 
 def build_model(config: ModelConfig, *, w_init: float = 0.0, b_init: float = 1.0) -> ResNet:
@@ -140,16 +158,20 @@ def build_model(config: ModelConfig, *, w_init: float = 0.0, b_init: float = 1.0
     Raises ArchitectureError where the attention's groups do not fit a stage.
     """
     check_config(config)
-    attention = config.attention
+    return _initialised(ResNet(config, partial(_attention, config.attention, w_init=w_init, b_init=b_init)))
 
-    def make(channels: int) -> nn.Module:
-        return _attention(attention, channels, w_init=w_init, b_init=b_init)
 
-    model = ResNet(config, make)
-    for module in model.modules():
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """`build_model` without a classifier."""
+    check_config(config)
+    return _initialised(Backbone(config, partial(_attention, config.attention, w_init=0.0, b_init=1.0)))
+
+
+def _initialised(network: Network) -> Network:
+    for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return network
 
 
 def _attention(config: AttentionConfig, channels: int, *, w_init: float, b_init: float) -> nn.Module:

@@ -36,13 +36,8 @@ class OnnxRuntime:
 
     @classmethod
     def open(cls, path: Path, options: RuntimeOptions, artifact: Artifact | None = None) -> Self:
-        provider, memory = _PROVIDERS[options.provider]
-        check_available(provider)
-        # What it fails to load it prints, where a caller expects one document and nothing else.
-        with redirect_stdout(sys.stderr):
-            session = open_session(path, options, artifact)
-        _check_chosen(provider, session.get_providers())
-        return cls(session, _spec(session), memory)
+        session = open_session(path, options, artifact)
+        return cls(session, _spec(session), _PROVIDERS[options.provider][1])
 
     @property
     def spec(self) -> RuntimeSpec:
@@ -60,9 +55,19 @@ class OnnxRuntime:
 
 
 def open_session(
-    path: Path, options: RuntimeOptions, artifact: Artifact | None
+    path: Path, options: RuntimeOptions, artifact: Artifact | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session with our operators; raises BundleError for a file that onnxruntime cannot load."""
+    """Raises BundleError for a graph that does not load, RuntimeUnavailableError for a missing provider."""
+    provider, _ = _PROVIDERS[options.provider]
+    check_available(provider)
+    # What it fails to load it prints, where a caller expects one document and nothing else.
+    with redirect_stdout(sys.stderr):
+        session = _session(path, options, artifact)
+    _check_chosen(provider, session.get_providers())
+    return session
+
+
+def _session(path: Path, options: RuntimeOptions, artifact: Artifact | None) -> onnxruntime.InferenceSession:
     _load_libraries(options.provider)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads

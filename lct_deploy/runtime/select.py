@@ -2,11 +2,13 @@
 
 import importlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lct_deploy.bundle import Bundle
+from lct_deploy.bundle import BackboneBundle, Bundle
 from lct_deploy.errors import BundleError, RuntimeUnavailableError, UsageError
 from lct_deploy.host import host_isa
 from lct_deploy.kernels.cpu import VERSION as OPS_VERSION
@@ -16,6 +18,9 @@ from lct_deploy.runtime.base import ArtifactRuntime, Runtime, RuntimeOptions
 from lct_deploy.runtime.batched import BatchedRuntime
 from lct_deploy.runtime.engines import check_verified, choose_engine, this_place
 from lct_deploy.runtime.flavours import FlavourName, is_flavour
+
+if TYPE_CHECKING:
+    from lct_deploy.runtime.backbone import BackboneRuntime
 
 # name → module, class, extra that installs it
 _RUNTIMES = {
@@ -42,14 +47,42 @@ def open_artifact(
     """
     check_known(name)
     module, class_name, extra = _RUNTIMES[name]
-    try:
+    with _needing(extra, name):
         runtime: type[ArtifactRuntime] = getattr(importlib.import_module(module), class_name)
+    return runtime.open(path, options, artifact)
+
+
+@contextmanager
+def _needing(extra: str, name: str) -> Generator[None]:
+    """Imports of the runtime `name`, which `extra` installs; raises RuntimeUnavailableError without it."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"the runtime {name} needs the package {error.name}, which is not installed",
             hint=f"pip install 'lct-deploy[{extra}]'",
         ) from error
-    return runtime.open(path, options, artifact)
+
+
+def open_backbone(
+    bundle: BackboneBundle, name: str, options: RuntimeOptions, precision: Precision | None = None
+) -> "BackboneRuntime":
+    """Open a backbone's graph; raises what `backbone_graph` and `BackboneRuntime.open` raise."""
+    graph = backbone_graph(bundle, name, precision)
+    with _needing("cpu", name):
+        from lct_deploy.runtime.backbone import BackboneRuntime
+    return BackboneRuntime.open(bundle.file(graph), options)
+
+
+def backbone_graph(bundle: BackboneBundle, name: str, precision: Precision | None = None) -> Artifact:
+    """What a backbone's bundle holds for the runtime `name`.
+
+    Raises UsageError for another than onnxruntime, BundleError for a precision that there is no graph in.
+    """
+    check_known(name)
+    if name != "onnxruntime":
+        raise UsageError(f"{name} does not run backbones", hint="--runtime onnxruntime")
+    return bundle.artifact(name, precision)
 
 
 def open_bundled(

@@ -1,0 +1,1 @@
+"""A checkpoint's stages as the backbone of a detector: graph, proof, bundle."""
