@@ -111,7 +111,7 @@ MISFITS: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "twice": (
         lambda s: s | {"backbone.layer1.0.lct.weight": torch.zeros(64)},
-        r"backbone\.layer1\.0\.lct\.weight both mean layer1\.0\.attn\.w",
+        r"backbone\.layer1\.0\.attn\.w and backbone\.layer1\.0\.lct\.weight both mean layer1\.0\.attn\.w",
     ),
     "shape": (lambda s: s | {"backbone.bn1.weight": torch.zeros(3)}, r"shape +backbone\.bn1\.weight: \(3,\)"),
     "nan": (

@@ -31,8 +31,8 @@ GROUPS = 16
 class LctBlock(resnet.BasicBlock):
     """torchvision's block with the paper's attention behind its last BatchNorm."""
 
-    def __init__(self, inplanes: int, planes: int, *arguments: Any) -> None:
-        super().__init__(inplanes, planes, *arguments)
+    def __init__(self, inplanes: int, planes: int, *arguments: Any, **options: Any) -> None:
+        super().__init__(inplanes, planes, *arguments, **options)
         self.lct = LinearContextTransform(planes, GROUPS, epsilon=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ a classifier   layer1.0.conv1.weight                 beside fc.…
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -77,21 +77,20 @@ def load_backbone(
 def _extract(tensors: Mapping[str, Tensor], *, source: str) -> tuple[Translated, list[str]]:
     """The backbone's tensors under our names, and what is said of those that are left out."""
     prefix = _prefix(tensors, source)
-    within = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    head = [key for key in within if key.startswith(_CLASSIFIER)]
-    translated = translate({key: value for key, value in within.items() if key not in head})
-    original = {name: prefix + key for name, key in translated.original.items()}
+    head = [key for key in tensors if key.startswith(prefix + _CLASSIFIER)]
+    within = {k: value for k, value in tensors.items() if k.startswith(prefix) and k not in head}
+    translated = translate(within, prefix=prefix)
     notes: list[str] = []
     if others := Counter(_part(key, prefix) for key in tensors if not key.startswith(prefix)):
         listed = ", ".join(f"{part} {count}" for part, count in sorted(others.items()))
         notes.append(f"the backbone is {prefix.removesuffix('.')}; left out, in tensors: {listed}")
     if head:
-        notes.append(f"the classifier is left out: {', '.join(prefix + key for key in head)}")
+        notes.append(f"the classifier is left out: {', '.join(head)}")
     if not any(name.endswith("num_batches_tracked") for name in translated.tensors):
         notes.append(
             f"BatchNorms count no steps, as frozen ones do; their ε is assumed to be {_BATCH_NORM_EPSILON:g}"
         )
-    return replace(translated, original=original), notes
+    return translated, notes
 
 
 def _prefix(tensors: Mapping[str, Tensor], source: str) -> str:

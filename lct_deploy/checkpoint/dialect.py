@@ -31,15 +31,16 @@ class Translated:
     original: dict[str, str]
 
 
-def translate(tensors: Mapping[str, Tensor]) -> Translated:
+def translate(tensors: Mapping[str, Tensor], *, prefix: str = "") -> Translated:
     """Rename and reshape what is known; a name that is not passes through without its prefix.
 
-    Raises CheckpointError where two names of the file mean the same parameter.
+    `prefix` is one that this file alone has. Raises CheckpointError where two names of the file mean
+    the same parameter.
     """
     translated: dict[str, Tensor] = {}
     original: dict[str, str] = {}
     for key, tensor in tensors.items():
-        name, value = _translate_one(_strip_prefixes(key), tensor)
+        name, value = _translate_one(_strip_prefixes(key.removeprefix(prefix)), tensor)
         if name in translated:
             raise CheckpointError(f"{original[name]} and {key} both mean {name}")
         translated[name], original[name] = value, key
