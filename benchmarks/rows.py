@@ -21,6 +21,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], also: Mapping[str,
         writer.writerows({**row, **shared} for row in rows)
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row of the same keys to those that are there, which keep the environments they have."""
+    rows = [*(read_rows(path) if path.exists() else []), {**row, **environment()}]
+    path.parent.mkdir(exist_ok=True)
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """What `write_rows` wrote, every value as text."""
     with path.open(newline="") as stream:

@@ -1,0 +1,155 @@
+"""The paper's ablations (Tables 1 to 5) on Fashion-MNIST: `python -m benchmarks.ablations`.
+
+ResNet-20 of 28 pixels with each attention, without one of LCT's operators, from other initial values and with
+every number of groups: three seeds each, a few epochs. All runs have one recipe and differ by what the
+setting says. A run is `lct-deploy train` in a process of its own.
+
+A row is written to benchmarks/results/ablations.csv at the end of each run, with the machine it was made
+on. Stop this at any time and start it again: runs that have a row are not repeated, one that was cut off
+goes on where it was.
+"""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.rows import RESULTS, append_row, read_rows
+from benchmarks.serving.command import run_command
+from lct_deploy.datasets import load_dataset
+from lct_deploy.errors import LctDeployError
+from lct_deploy.progress import stderr, track
+
+SEEDS = (0, 1, 2)
+RECIPE = ("--batch-size=128", "--lr=0.1", "--schedule=cosine")
+EPOCHS = 10
+WORK = Path("build/ablations")
+CSV = RESULTS / "ablations.csv"
+REFUSED = 2  # exit code of a command that was asked for what makes no sense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a run does unlike the others; `table` says where the paper has its like."""
+
+    name: str
+    table: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run: top-1 of the last epoch in percent and that epoch's mean loss, or why there is none."""
+
+    setting: str
+    table: str
+    seed: int
+    epochs: int
+    top1: float | None = None
+    loss: float | None = None
+    seconds: float | None = None
+    error: str = ""
+    command: str = ""
+
+
+_LCT = "--arch=lct_resnet20"
+
+# LCT as it is stands in all of the paper's tables.
+SETTINGS = (
+    Setting(name="LCT", table="1-5", options=(_LCT,)),
+    Setting(name="none", table="1", options=("--arch=resnet20",)),
+    Setting(name="SE", table="1, 4", options=("--arch=se_resnet20",)),
+    Setting(name="SE+", table="4", options=("--arch=se_plus_resnet20",)),
+    Setting(name="without normalisation", table="3", options=(_LCT, "--no-normalize")),
+    Setting(name="without transform", table="3", options=(_LCT, "--no-transform")),
+    Setting(name="w 0, b 0", table="5", options=(_LCT, "--w-init=0", "--b-init=0")),
+    Setting(name="w 1, b 0", table="5", options=(_LCT, "--w-init=1", "--b-init=0")),
+    *(Setting(name=f"G {g}", table="2", options=(_LCT, f"--groups={g}")) for g in (1, 2, 8, 16)),
+)
+
+
+def main(
+    data: Annotated[str, typer.Option(help="As `lct-deploy train` takes it.")] = "fashion-mnist",
+    epochs: Annotated[int, typer.Option(min=1)] = EPOCHS,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run after so many.")] = None,
+    work: Annotated[Path, typer.Option(help="Where checkpoints and states lie.")] = WORK,
+    output: Annotated[Path, typer.Option(help="Rows that are there already are kept.")] = CSV,
+) -> None:
+    """Train what has not been trained yet."""
+    load_dataset(data, "test")  # what is wrong with it is not the result of a run
+    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    left = list(_left(output, epochs))
+    for setting, seed in track(left, "runs", total=len(left)):
+        if time.monotonic() >= end:
+            stderr.print("the time is over; start again to go on")
+            return
+        row = run(setting, seed, data=data, epochs=epochs, work=work)
+        append_row(output, asdict(row))
+        stderr.print(f"{row.setting}, seed {row.seed}: {row.error or f'{row.top1} %'}")
+
+
+def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
+    """A seed of all settings before the next: what is there when the driver is stopped can be compared."""
+    rows = read_rows(path) if path.exists() else []
+    if any(row["epochs"] != str(epochs) for row in rows):
+        raise LctDeployError(
+            f"{path}: holds runs of another length than {epochs} epochs", hint="choose another --output"
+        )
+    done = {(row["setting"], row["seed"]) for row in rows}
+    for seed, setting in product(SEEDS, SETTINGS):
+        if (setting.name, str(seed)) not in done:
+            yield setting, seed
+
+
+def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path) -> Row:
+    """Train, or go on with a run that was cut off. Raises KeyboardInterrupt where that is stopped."""
+    directory = work / re.sub(r"\W+", "-", f"{setting.name}-{seed}")
+    directory.mkdir(parents=True, exist_ok=True)
+    checkpoint = directory / "network.safetensors"
+    arguments = [
+        "train", f"--data={data}", *setting.options, *RECIPE, f"--epochs={epochs}", f"--seed={seed}",
+    ]  # fmt: skip
+    resume = ["--resume"] if checkpoint.with_name("network.state.pt").exists() else []
+    command = [sys.executable, "-m", "lct_deploy", *arguments, *resume, "-o", str(checkpoint)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours
+    row = Row(
+        setting=setting.name,
+        table=setting.table,
+        seed=seed,
+        epochs=epochs,
+        command=shlex.join(["lct-deploy", *arguments, "-o", "network.safetensors"]),
+    )
+    if done.returncode in (1, REFUSED):
+        return replace(row, error=_reason(done.stderr))
+    if done.returncode:
+        raise LctDeployError(f"a run was ended by signal or code {done.returncode}: {_reason(done.stderr)}")
+    last = _last_epoch(checkpoint.with_suffix(".csv"))
+    return replace(
+        row,
+        top1=round(float(last["test_top1"]), 2),
+        loss=round(float(last["loss"]), 4),
+        seconds=round(float(last["seconds"]), 1),
+    )
+
+
+def _reason(text: str) -> str:
+    """The error among what a command wrote to stderr, on one line."""
+    return " ".join(text[max(text.rfind("error:"), 0) :].split())
+
+
+def _last_epoch(path: Path) -> dict[str, str]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))[-1]
+
+
+if __name__ == "__main__":
+    run_command(main)
