@@ -135,7 +135,7 @@ def test_a_killed_run_resumes_to_the_same_bits(data: Path, trained: Path, tmp_pa
     assert same_weights(output, trained)
 
 
-def test_a_signal_to_one_process_ends_all_between_two_steps(data: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_all_processes_between_two_steps(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     processes = start("--data", data, "-o", output, *OPTIONS, "--epochs", 500, "--batch-size", 6)
     assert processes[0].stderr is not None
