@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from benchmarks.latency import Latency
-from benchmarks.measure.messages import Opened, Subject
+from benchmarks.measure.messages import Kind, Opened, Subject
 from benchmarks.measure.rounds import Load, Measured
 from benchmarks.stages import stage_columns
 from lct_deploy.runtime.base import Stages
@@ -43,6 +43,7 @@ class Row:
 
     model: str
     arch: str
+    kind: Kind
     runtime: str
     precision: str
     graph: str
@@ -105,6 +106,7 @@ def failed_row(subject: Subject, load: Load, error: str) -> Row:
     return Row(
         model=subject.bundle.name,
         arch="",
+        kind=subject.kind,
         runtime=subject.runtime if subject.kind == "bundle" else subject.kind,
         precision=subject.precision or "",
         graph="",
@@ -119,6 +121,7 @@ def _about(opened: Opened, subject: Subject, load: Load) -> Row:
     return Row(
         model=subject.bundle.name,
         arch=opened.arch,
+        kind=subject.kind,
         runtime=opened.runtime,
         precision=opened.precision,
         graph=_graph(opened, subject, load),

@@ -96,12 +96,17 @@ def _repeat_in_threads(infer: Infer, images: NDArray[np.uint8], turn: Turn) -> l
 
 
 def _repeat(infer: Infer, images: NDArray[np.uint8], end: float, times: list[float]) -> None:
-    """Seconds of each inference until `end`, of which some may be over it."""
+    """Seconds of each inference until `end`, of which some may be over it.
+
+    One begins when the one before it ends: nothing that happens goes unrecorded.
+    """
     clock = time.perf_counter
-    while len(times) < LEAST or clock() < end:
-        started = clock()
+    began = clock()
+    while len(times) < LEAST or began < end:
         infer(images)
-        times.append(clock() - started)
+        ended = clock()
+        times.append(ended - began)
+        began = ended
 
 
 def _opened(bundle: Bundle, runner: Runner) -> Opened:
