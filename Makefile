@@ -15,7 +15,7 @@ OPERATORS := $(wildcard lct_deploy/kernels/cpu/*.cpp lct_deploy/kernels/cpu/*.h)
 SANITIZED = $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all -pthread \
     -Ilct_deploy/kernels/cpu tests/native/operators.cpp lct_deploy/kernels/cpu/attention.cpp
 
-.PHONY: setup demo test check audit check-native format bench bench-serving docs screenshot docker
+.PHONY: setup demo test check audit check-native format bench bench-serving report docs screenshot docker
 
 setup: $(VENV)/.ready
 
@@ -63,10 +63,17 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# What has no other target; docs/measuring.md has the single commands.
 bench: setup
+	$(BIN)/python -m benchmarks.harness
+	$(BIN)/python -m benchmarks.roofline
 	$(BIN)/python -m benchmarks.spine
 	$(BIN)/python -m benchmarks.attention
-	$(BIN)/python -m benchmarks.attention_report
+	$(MAKE) --no-print-directory report
+
+# The raw rows as docs/benchmarks.md, its plots and the README's headline; a test compares them.
+report: setup
+	$(BIN)/python -m benchmarks.report
 
 # The server beside others, what it adds, how it lives and how it stops; docs/benchmarks-serving.md has the
 # single commands. A step that fails is reported at the end: its rows are written, and the others run.
@@ -78,7 +85,7 @@ bench-serving: setup
 	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 # Files that are generated from the code, and committed: tests compare them.
-docs: setup
+docs: setup report
 	$(BIN)/python docs/make_schema.py
 	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_dashboard.py

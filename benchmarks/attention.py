@@ -2,7 +2,7 @@
 
 `python -m benchmarks.attention` times each form right before or after the plain network, so that what else
 the machine does meets both, and writes every pair to benchmarks/results/attention-MACHINE.csv.
-`python -m benchmarks.attention_report` makes the tables and the plots of all machines.
+`make report` makes the tables and the plots of all machines.
 
     default   a plain torch.onnx.export, for int8 with onnxruntime's quantize_static as it comes
     portable  the bundle's graph: one function a block        onnxruntime   `--for onnxruntime`

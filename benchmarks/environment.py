@@ -5,6 +5,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from lct_deploy.host import host_isa
 from lct_deploy.runtime.flavours import driver_version, gpu_capability, gpu_name
@@ -20,24 +23,34 @@ GPU_PACKAGES = (
 )
 _QUERY = {
     "gpu_memory": "memory.total",
+    "gpu_memory_used": "memory.used",
+    "sm_clock": "clocks.sm",
     "sm_clock_max": "clocks.max.sm",
+    "memory_clock": "clocks.mem",
     "memory_clock_max": "clocks.max.memory",
     "power_limit": "power.limit",
 }
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+UNKNOWN = "unknown"  # what a machine does not tell, as virtual ones their governor
 PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:
-    """CPU, cores, system, package versions and commit."""
+    """CPU, cores, clocks, system, package versions and commit; of the GPU as well where there is one.
+
+    Load and clocks are those of the moment in which this is called.
+    """
     return {
         "cpu": _cpu_model(),
         "isa": host_isa(),
         "cores": str(len(os.sched_getaffinity(0))),
+        **_clocks(),
         "load": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "commit": _commit(),
+        **(gpu_environment() or {}),
     }
 
 
@@ -55,7 +68,7 @@ def gpu_environment() -> dict[str, str] | None:
         return None
     return {
         "gpu": name,
-        "driver": driver_version() or "unknown",
+        "driver": driver_version() or UNKNOWN,
         "capability": capability,
         **_nvidia_smi(),
         **{package: _version(package) for package in GPU_PACKAGES},
@@ -63,14 +76,26 @@ def gpu_environment() -> dict[str, str] | None:
 
 
 def _nvidia_smi() -> dict[str, str]:
-    """What only this program tells, "unknown" where it is not there."""
+    """What only this program tells, UNKNOWN where it is not there."""
     command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(_QUERY.values())}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - a fixed command
     except (OSError, subprocess.CalledProcessError):
-        return dict.fromkeys(_QUERY, "unknown")
+        return dict.fromkeys(_QUERY, UNKNOWN)
     values = [value.strip() for value in done.stdout.splitlines()[0].split(",")]
     return dict(zip(_QUERY, values, strict=True))
+
+
+def _clocks() -> dict[str, str]:
+    """The governor of the first core, and MHz: the mean of the cores now, and their most."""
+    governor = _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else UNKNOWN
+    clocks: Any = psutil.cpu_freq()  # None on some machines, which its annotation does not say
+    now, most = (clocks.current, clocks.max) if clocks is not None else (0.0, 0.0)
+    return {
+        "governor": governor,
+        "mhz": f"{now:.0f}" if now else UNKNOWN,
+        "mhz_max": f"{most:.0f}" if most else UNKNOWN,
+    }
 
 
 def _cpu_model() -> str:
@@ -97,4 +122,4 @@ def _commit() -> str:
     done = subprocess.run(  # noqa: S603 - a fixed command
         command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or UNKNOWN

@@ -15,7 +15,6 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch.utils import mkldnn
 
 from lct_deploy.manifest import Precision
 
@@ -137,6 +136,8 @@ def _torch(convolution: Convolution, precision: Precision, batch: int, threads: 
 
 def _one_dnn(weight: torch.Tensor, x: torch.Tensor) -> Callable[[], object]:
     """Weights and tensors in oneDNN's own layouts."""
+    with warnings.catch_warnings(action="ignore"):  # of what torch's own module deprecates
+        from torch.utils import mkldnn
     outputs, inputs, kernel, _ = weight.shape
     layers = [torch.nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False) for _ in range(DEPTH)]
     for layer in layers:

@@ -1,5 +1,6 @@
 """Latencies as they are reported: the extremes, the mean and percentiles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -29,6 +30,14 @@ class Latency:
         values = (milliseconds.min(), milliseconds.mean(), *percentiles, milliseconds.max())
         names = (field.name for field in fields(cls))
         return cls(**{name: round(float(value), 3) for name, value in zip(names, values, strict=True)})
+
+    @classmethod
+    def read(cls, columns: Mapping[str, str]) -> "Latency | None":
+        """What `columns` made, as text."""
+        names = [field.name for field in fields(cls)]
+        if not columns[f"{names[0]}_ms"]:
+            return None
+        return cls(**{name: float(columns[f"{name}_ms"]) for name in names})
 
     @classmethod
     def columns(cls, latency: "Latency | None") -> dict[str, float | None]:

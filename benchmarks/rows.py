@@ -1,14 +1,19 @@
 """Results as raw rows: one CSV a benchmark, the environment in every row."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from benchmarks.environment import environment
 from lct_deploy.atomic import atomic_file
 
 RESULTS = Path(__file__).parent / "results"
+
+R = TypeVar("R")  # a dataclass whose fields are columns
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], also: Mapping[str, str] | None = None) -> None:
@@ -35,3 +40,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """What `write_rows` wrote, every value as text."""
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def parse_rows(kind: type[R], rows: Iterable[Mapping[str, str]]) -> list[R]:
+    """Rows as the dataclass that they were written from, whose fields are all of one column each.
+
+    Raises pydantic.ValidationError for what does not have its columns.
+    """
+    adapter = TypeAdapter(kind)
+    return [adapter.validate_python(_values(kind, row)) for row in rows]
+
+
+def _values(kind: type[Any], row: Mapping[str, str]) -> dict[str, str | None]:
+    """By field; an empty cell is None where the field is no text."""
+    return {
+        field.name: row[field.name] or ("" if field.type is str else None)
+        for field in fields(kind)
+        if field.name in row
+    }

@@ -6,19 +6,18 @@
     callers      at once, of a server of the demo bundle
     image        pixels of the files that one caller sends to it
 
-Cost is milliseconds at the median: of an inference, or of a request. The exponent is the slope of a line
-through the logarithms of work and cost: 1 is proportional, below it a fixed part is spread over more work,
-above it cost outgrows the work. Rows go to benchmarks/results/scaling-MACHINE.csv.
+Cost is milliseconds at the median: of an inference, or of a request. Printed is the exponent
+(benchmarks.growth) of each. Rows go to benchmarks/results/scaling-MACHINE.csv.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from benchmarks.environment import machine_name
+from benchmarks.growth import exponent
 from benchmarks.measure.http import LoadPlan, load_server
 from benchmarks.measure.messages import Subject
 from benchmarks.measure.rounds import Load, Plan
@@ -61,14 +60,12 @@ def main(
         if name not in _DIMENSIONS:
             raise UsageError(f"unknown dimension {name!r}", hint=f"dimensions are {', '.join(_DIMENSIONS)}")
         rows += (found := list(_DIMENSIONS[name](seconds)))
-        print(f"{name:12} exponent {exponent(found):.2f}, in the last step {exponent(found[-2:]):.2f}")
+        whole, last = (
+            exponent([row.work for row in part], [row.milliseconds for row in part])
+            for part in (found, found[-2:])
+        )
+        print(f"{name:12} exponent {whole:.2f}, in the last step {last:.2f}")
         write_rows(RESULTS / f"scaling-{machine_name()}.csv", [asdict(row) for row in rows])
-
-
-def exponent(rows: Sequence[Row]) -> float:
-    """The slope of log(milliseconds) over log(work), by least squares."""
-    work, cost = (np.log([getattr(row, name) for row in rows]) for name in ("work", "milliseconds"))
-    return float(np.polyfit(work, cost, 1)[0])
 
 
 def _batch(seconds: float) -> Iterator[Row]:

@@ -8,6 +8,7 @@ Engines are ONNX files, run by onnxruntime.
 import ctypes
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -35,6 +36,7 @@ class FakeDriver:
         self.memory: dict[int, ctypes.Array[Any]] = {}
         self.streams: dict[int, list[Work]] = {}
         self.graphs: dict[int, list[Work]] = {}
+        self.events: dict[int, float] = {}  # milliseconds at which each came
         self.calls: Counter[str] = Counter()
         self.fails: dict[str, tuple[int, Any]] = {}  # call → which one of them, with what
         self.launched = 0
@@ -48,7 +50,7 @@ class FakeDriver:
     @property
     def live(self) -> int:
         """What has been acquired and not freed."""
-        return len(self.memory) + len(self.streams) + len(self.graphs)
+        return len(self.memory) + len(self.streams) + len(self.graphs) + len(self.events)
 
     def fail(self, call: str, error: str, *, number: int = 1) -> None:
         """Have the `number`th use of `call` from now on return `error`."""
@@ -116,6 +118,22 @@ class FakeDriver:
         for step in work:
             step()
         return (self._status("cudaStreamSynchronize"),)
+
+    def cudaEventCreate(self) -> tuple[Any, int]:  # noqa: N802
+        handle = next(self._handles)
+        self.events[handle] = float("nan")
+        return SUCCESS, handle
+
+    def cudaEventDestroy(self, event: int) -> tuple[Any]:  # noqa: N802
+        del self.events[event]
+        return (SUCCESS,)
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any]:  # noqa: N802
+        self.enqueue(stream, lambda: self.events.__setitem__(event, 1e3 * time.perf_counter()))
+        return (SUCCESS,)
+
+    def cudaEventElapsedTime(self, first: int, second: int) -> tuple[Any, float]:  # noqa: N802
+        return SUCCESS, self.events[second] - self.events[first]
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, _: Any, stream: int) -> tuple[Any]:  # noqa: N802
         if (status := self._status("cudaMemcpyAsync")) == SUCCESS:

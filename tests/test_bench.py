@@ -45,6 +45,8 @@ def test_one_document_with_a_row_for_each_bundle_and_load(cli: Cli, two_bundles:
         assert row["inferences"] >= 3 * row["concurrency"] * STABLE_ROUNDS
         assert 0 < row["golden_error"] < 1e-3
         assert row["rss_mib"] > 20
+        assert row["stages"]["compute"] == pytest.approx(latency["p50"], rel=5)
+        assert row["stages"]["host_to_device"] is row["gpu_mib"] is None  # there is no device
     assert [row["ratio"] is None for row in rows] == [True, False] * 4
     assert rows[1]["ratio"]["base"] == "demo, onnxruntime"
     assert document["environment"]["cores"] == str(len(os.sched_getaffinity(0)))
@@ -60,6 +62,9 @@ def test_the_table_and_the_file_say_the_same(cli: Cli, two_bundles: list[Path], 
     assert rows[1]["base"] == "other, onnxruntime"
     assert rows[0]["ratio_median"] == ""
     assert rows[0]["commit"]
+    assert rows[0]["governor"]
+    assert float(rows[0]["compute_ms"]) > 0
+    assert rows[0]["device_to_host_ms"] == ""
     _, first, second = done.stdout.splitlines()
     assert first.split()[0] == "other"
     assert f"{float(rows[1]['ratio_median']):.3f} [" in second

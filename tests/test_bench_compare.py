@@ -18,6 +18,7 @@ def row(median: float, first: float, third: float) -> Row:
     return Row(
         model="lct_resnet50-fp32",
         arch="lct_resnet50",
+        kind="bundle",
         runtime="onnxruntime",
         precision="fp32",
         graph="compiled",

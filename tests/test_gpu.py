@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.stages import median_stages
 from exporters.options import CalibrationOptions, ExportOptions
 from exporters.tensorrt.compile import compile_engine
 from exporters.tensorrt.options import BuildOptions
@@ -26,6 +27,7 @@ from lct_deploy.manifest import Precision, Profile
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.parity import MAX_LOGIT_ERROR, compare_logits
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
+from lct_deploy.runtime.base import milliseconds_of
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavour
 from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.conftest import QuickCli, export
@@ -133,6 +135,16 @@ def test_engines_give_pytorchs_logits(
         assert runtime.spec.compiled_batches == (1, 2, 4, 8, 16)
         for count in (1, 3, 8, 16, 37):
             assert_agrees(runtime.infer(images(count)), reference(images(count)), precision)
+
+
+def test_the_parts_of_an_inference_make_up_the_whole(engines: Path, flavour: FlavourName) -> None:
+    with closing(opened(engines, flavour)) as runtime:
+        whole = min(milliseconds_of(lambda: runtime.infer(images(16))) for _ in range(20))
+        stages = median_stages(runtime.profile, images(16))
+    parts = [stages.host_to_device, stages.compute, stages.device_to_host]
+    assert all(part is not None and part > 0 for part in (*parts, stages.enqueue))
+    # Without its graph the network takes longer; with it the host copies the images once more.
+    assert 0.2 * whole < sum(part or 0 for part in parts) < 20 * whole
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])

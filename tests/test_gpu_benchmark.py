@@ -46,6 +46,7 @@ from lct_deploy.architecture import model_config
 from lct_deploy.errors import DeviceError, RuntimeUnavailableError
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import Preprocessing
+from lct_deploy.runtime.base import Stages
 from lct_deploy.runtime.flavours import gpu_capability
 from tests.conftest import random_network
 
@@ -171,7 +172,11 @@ def test_a_network_that_pytorch_would_run_uncompiled_is_an_error(monkeypatch: py
 
 
 def runner(infer: Any) -> Runner:
-    return Runner(infer=infer, launch=None, close=lambda: None)
+    def profile(batch: np.ndarray) -> Stages:
+        infer(batch)
+        return Stages(compute=1.0)
+
+    return Runner(infer=infer, profile=profile, launch=None, close=lambda: None)
 
 
 def test_parity_is_of_whole_batches(tmp_path: Path) -> None:
@@ -206,6 +211,9 @@ def test_a_network_that_fails_costs_the_others_nothing() -> None:
     bad, good = map(networks._result, opened)
     assert bad.status == "failed on the GPU: inference: cudaErrorLaunchFailure"
     assert (good.status, good.host.rounds) == ("ok", networks.LEAST_ROUNDS)
+    assert (bad.stages, good.stages) == (Stages(), Stages(compute=1.0))
+    assert row(second, good)["compute_ms"] == 1.0
+    assert row(second, good)["enqueue_ms"] is None
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,12 @@ from lct_deploy.errors import BundleError, ParityError, RuntimeUnavailableError,
 from lct_deploy.golden import check_golden
 from lct_deploy.predictions import top_k
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact
-from lct_deploy.runtime.base import ProviderName
-from lct_deploy.runtime.onnxruntime import run_bound
+from lct_deploy.runtime.base import ProviderName, Stages
+from lct_deploy.runtime.onnxruntime import profile_bound, run_bound
 from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.conftest import QuickCli
 
-PUBLIC = {"open", "infer", "spec", "close"}
+PUBLIC = {"open", "infer", "profile", "spec", "close"}
 
 
 @pytest.fixture(params=["onnxruntime", "torch"])
@@ -119,6 +119,18 @@ def test_input_and_output_may_be_bound(demo_bundle: Path) -> None:
     images = open_bundle(demo_bundle).golden().images[:3]
     (expected,) = session.run(["logits"], {"image": images})
     assert np.array_equal(run_bound(session, images, "cpu"), np.asarray(expected))
+    parts = profile_bound(session, images, "cpu")
+    assert parts.enqueue is None
+    assert all(value is not None and value > 0 for name, value in vars(parts).items() if name != "enqueue")
+
+
+def test_on_a_cpu_all_of_an_inference_is_computing(runtime: Runtime) -> None:
+    size = runtime.spec.height
+    stages = runtime.profile(np.zeros((2, size, size, 3), np.uint8))
+    assert stages.compute is not None
+    assert stages == Stages(compute=stages.compute)
+    with pytest.raises(UsageError):
+        runtime.profile(np.zeros((2, size + 1, size, 3), np.uint8))
 
 
 def test_tensorrt_as_a_provider_takes_the_graph_that_is_spelled_for_it(

@@ -3,21 +3,14 @@
 import pytest
 
 from benchmarks import scaling
+from benchmarks.growth import exponent
 from benchmarks.peers import prepare as preparing
-from benchmarks.scaling import Row, exponent
-
-
-def rows(*points: tuple[float, float]) -> list[Row]:
-    return [
-        Row(dimension="batch", work=work, milliseconds=cost, per_second=1, stable=True)
-        for work, cost in points
-    ]
 
 
 @pytest.mark.parametrize(("power", "fixed", "expected"), [(1, 0, 1), (2, 0, 2), (0.5, 0, 0.5), (0, 3, 0)])
 def test_the_exponent_is_the_slope_of_the_logarithms(power: float, fixed: float, expected: float) -> None:
-    points = [(work, 0.1 * work**power + fixed) for work in (1.0, 10.0, 100.0, 1000.0)]
-    found = exponent(rows(*points))
+    work = [1.0, 10.0, 100.0, 1000.0]
+    found = exponent(work, [0.1 * one**power + fixed for one in work])
     assert found == pytest.approx(expected, abs=0.15 if fixed else 1e-9)
 
 

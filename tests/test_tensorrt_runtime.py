@@ -36,6 +36,7 @@ from lct_deploy.runtime.flavours import FlavourName, gpu_capability, load_flavou
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli
 from tests.fake_gpu import GPU, VERSION, FakeContext, FakeGpu, FakeLogger, FakePlan, FakeRuntimeCache
+from tests.test_runtime import PUBLIC
 
 SERIAL = RuntimeOptions(threads=1, streams=1)
 
@@ -134,6 +135,21 @@ def test_each_bucket_is_launched_as_one_graph(gpu: FakeGpu, bundle: Path) -> Non
         launched = gpu.driver.launched
         runtime.infer(images(11))  # 4 + 4 + 3
         assert gpu.driver.launched == launched + 3
+
+
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_an_inference_is_told_in_parts(
+    gpu: FakeGpu, bundle: Path, expected: Callable[..., np.ndarray], cuda_graphs: bool
+) -> None:
+    with closing(opened(bundle, RuntimeOptions(streams=1, cuda_graphs=cuda_graphs))) as runtime:
+        held, launched = gpu.driver.live, gpu.driver.launched
+        stages = runtime.profile(images(6))  # as four and two
+        assert all(value is not None and value > 0 for value in vars(stages).values())
+        assert gpu.driver.live == held
+        assert gpu.driver.launched - launched == (2 if cuda_graphs else 0)
+        assert_same(runtime.infer(images(6, 8)), expected(images(6, 8)))
+        with pytest.raises(UsageError, match="expected uint8 images"):
+            runtime.profile(images(1)[0])
 
 
 def test_rtx_makes_its_own_graphs_and_keeps_its_kernels_out_of_the_bundle(
@@ -284,7 +300,7 @@ def test_a_batch_that_tensorrt_refuses_comes_with_its_words(gpu: FakeGpu, bundle
 
 def test_it_is_a_runtime_like_the_others(gpu: FakeGpu, bundle: Path) -> None:
     with closing(opened(bundle)) as runtime:
-        assert {n for n in dir(type(runtime)) if not n.startswith("_")} == {"open", "infer", "spec", "close"}
+        assert {n for n in dir(type(runtime)) if not n.startswith("_")} == PUBLIC
         spec = runtime.spec
         assert (spec.runtime, spec.precision, spec.height, spec.num_classes) == ("tensorrt", "fp32", 28, 10)
         assert (spec.device, spec.versions["tensorrt"], spec.streams) == ("Fake GPU", VERSION, 1)

@@ -36,8 +36,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lct-bench.") as directory:
         rows = run_all(Path(directory), arguments.seconds)
     rows["networks"] = beside_plain(rows["networks"])
-    write_rows(arguments.output / "gpu_networks.csv", rows["networks"], also=gpu)
-    write_rows(arguments.output / "gpu_kernel.csv", rows["kernel"], also=gpu)
+    write_rows(arguments.output / "gpu_networks.csv", rows["networks"])
+    write_rows(arguments.output / "gpu_kernel.csv", rows["kernel"])
     for line in summary(rows["networks"], rows["kernel"]):
         print(line)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from benchmarks.gpu.plan import Case, Group, groups
 from benchmarks.gpu.prepared import SIZE, load_reference
 from benchmarks.gpu.records import Result, Times, row, status_of
 from benchmarks.gpu.runners import Runner, open_runner
+from benchmarks.stages import GpuMemory, median_stages
 from lct_deploy.parity import compare_logits, in_batches
+from lct_deploy.runtime.base import Stages
 
 LEAST_ROUNDS = 5
 SECONDS = 0.4  # for a case at one batch, beside what its least rounds take
@@ -30,6 +32,7 @@ class _Open:
     failed: str | None = None  # while it was timed
     host: list[float] = field(default_factory=list[float])
     device: list[float] = field(default_factory=list[float])
+    stages: Stages = field(default_factory=Stages)
 
 
 def measure(section: str, work: Path, deadline: Callable[[], float]) -> Iterator[list[dict[str, Any]]]:
@@ -45,15 +48,33 @@ def _group(group: Group, work: Path, deadline: Callable[[], float]) -> Iterator[
     with ExitStack() as stack:
         for case in group.cases:
             try:
-                runner = open_runner(case, work)
-                stack.callback(runner.close)
-                opened.append(_Open(case=case, runner=runner, parity=_parity(case, runner, work)))
+                opened.append(_open(case, work, stack))
             except Exception as error:  # whatever a runtime raises becomes its row
                 yield row(case, Result(status=status_of(error)))
         images = np.random.default_rng(0).integers(0, 256, (group.batch, SIZE, SIZE, 3), dtype=np.uint8)
         _time(opened, images, deadline)
     for one in opened:
         yield row(one.case, _result(one))
+
+
+def _open(case: Case, work: Path, stack: ExitStack) -> _Open:
+    """With its parity, and what it has taken of the GPU's memory."""
+    if case.runtime.startswith("torch"):
+        _empty_cache()
+    memory = GpuMemory()
+    with memory.watched():
+        runner = open_runner(case, work)
+        stack.callback(runner.close)
+        parity = _parity(case, runner, work)
+    return _Open(case=case, runner=runner, parity=replace(parity, gpu_mib=memory.peak_mib))
+
+
+def _empty_cache() -> None:
+    """PyTorch keeps what it was given before: a network would seem to take less than it does."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _parity(case: Case, runner: Runner, work: Path) -> Result:
@@ -85,6 +106,8 @@ def _time(opened: list[_Open], images: np.ndarray, deadline: Callable[[], float]
         for one in [one for one in opened if one.failed is None]:
             _sample(one, images)
         rounds += 1
+    for one in [one for one in opened if one.failed is None]:
+        _profile(one, images)
 
 
 def _sample(one: _Open, images: np.ndarray) -> None:
@@ -92,6 +115,13 @@ def _sample(one: _Open, images: np.ndarray) -> None:
         one.host.append(_host(one.runner, images))
         if one.runner.launch is not None:
             one.device.append(_device(one.runner.launch))
+    except Exception as error:  # as above
+        one.failed = status_of(error)
+
+
+def _profile(one: _Open, images: np.ndarray) -> None:
+    try:
+        one.stages = median_stages(one.runner.profile, images)
     except Exception as error:  # as above
         one.failed = status_of(error)
 
@@ -118,10 +148,10 @@ def _device(launch: Callable[[], object]) -> float:
 
 def _result(one: _Open) -> Result:
     parity = one.parity
-    return Result(
+    return replace(
+        parity,
         status=one.failed or parity.status,
-        max_rel_error=parity.max_rel_error,
-        min_cosine=parity.min_cosine,
+        stages=one.stages,
         host=Times.of(one.host) if one.host else Times(),
         device=Times.of(one.device) if one.device else Times(),
     )

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu.plan import KERNEL, Case, KernelCase, groups, kernel_cases
+from benchmarks.stages import stage_columns
 from lct_deploy.errors import DeviceError, LctDeployError, RuntimeUnavailableError
+from lct_deploy.runtime.base import Stages
 
 Key = dict[str, Any]  # the columns that say which case it is
 
@@ -34,7 +36,8 @@ class Result:
     """Of a network: parity with PyTorch's float32 logits, and times `from` the host or on the device.
 
     `host`: from images in the host's memory to logits there. `device`: from images on the GPU to logits
-    on it. `status` is "ok", or why a figure is missing or not to be trusted.
+    on it. `status` is "ok", or why a figure is missing or not to be trusted. `gpu_mib` is what it has
+    taken of the GPU's memory, `stages` are the parts of `host`.
     """
 
     status: str
@@ -42,6 +45,8 @@ class Result:
     min_cosine: float | None = None
     host: Times = Times()
     device: Times = Times()
+    stages: Stages = field(default_factory=Stages)
+    gpu_mib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +64,12 @@ def row(case: Case | KernelCase, result: Result | KernelResult) -> dict[str, Any
     """A line of a result file."""
     columns: dict[str, Any] = asdict(case)
     for name, value in asdict(result).items():
-        columns |= (
-            {f"{name}_{key}": part for key, part in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
+        if name == "stages":
+            columns |= {column: value[stage] for column, stage in stage_columns().items()}
+        elif isinstance(value, dict):
+            columns |= {f"{name}_{key}": part for key, part in value.items()}
+        else:
+            columns[name] = value
     if isinstance(case, Case) and isinstance(result, Result):
         milliseconds = result.host.median_ms  # what every runtime has
         columns["images_per_second"] = round(1e3 * case.batch / milliseconds, 1) if milliseconds else None

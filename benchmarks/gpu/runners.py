@@ -1,6 +1,8 @@
 """A network on a runtime, ready to be timed."""
 
 import hashlib
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,12 @@ from onnx import ModelProto
 
 from benchmarks.gpu.plan import Case
 from benchmarks.gpu.prepared import PREPROCESSING, SIZE, architecture, load_network, make_graph
+from benchmarks.stages import Profile as StageProfile
 from lct_deploy.errors import RuntimeUnavailableError
 from lct_deploy.manifest import Artifact, Precision, Profile
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_artifact
+from lct_deploy.runtime.base import Stages
 from lct_deploy.runtime.flavours import FlavourName, gpu_capability, is_flavour, load_flavour
 
 PROFILE = Profile(min=1, opt=32, max=256)
@@ -29,6 +33,7 @@ class Runner:
     """`infer`: images on the host to logits there. `launch`: once, on the device, without waiting."""
 
     infer: Callable[[Images], NDArray[np.float32]]
+    profile: StageProfile
     launch: Callable[[], object] | None
     close: Callable[[], None]
 
@@ -38,7 +43,7 @@ def open_runner(case: Case, work: Path) -> Runner:
     if case.runtime.startswith("torch"):
         return _torch(case, work)
     opened = _onnxruntime(case, work) if case.runtime == "onnxruntime cuda" else _engine(case, work)
-    return Runner(infer=opened.infer, launch=None, close=opened.close)
+    return Runner(infer=opened.infer, profile=opened.profile, launch=None, close=opened.close)
 
 
 def _torch(case: Case, work: Path) -> Runner:
@@ -70,7 +75,26 @@ def _torch(case: Case, work: Path) -> Runner:
         with torch.inference_mode():
             return run(images)
 
-    return Runner(infer=infer, launch=launch, close=torch.compiler.reset if compiled else lambda: None)
+    def profile(given: Images) -> Stages:
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        with torch.inference_mode():
+            host = pinned[: len(given)]
+            host.copy_(torch.from_numpy(given))
+            events[0].record()
+            there = host.to("cuda", non_blocking=True)
+            events[1].record()
+            began = time.perf_counter()
+            logits = run(there).float()
+            enqueue = 1e3 * (time.perf_counter() - began)
+            events[2].record()
+            logits.cpu()
+            events[3].record()
+        torch.cuda.synchronize()
+        copy, compute, back = (first.elapsed_time(second) for first, second in itertools.pairwise(events))
+        return Stages(host_to_device=copy, enqueue=enqueue, compute=compute, device_to_host=back)
+
+    close = torch.compiler.reset if compiled else lambda: None
+    return Runner(infer=infer, profile=profile, launch=launch, close=close)
 
 
 def compile_whole(classifier: ImageClassifier) -> Callable[[Any], Any]:

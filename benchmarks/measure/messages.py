@@ -6,14 +6,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lct_deploy.manifest import Precision
-from lct_deploy.runtime.base import ProviderName
+from lct_deploy.runtime.base import ProviderName, Stages
 
 
 class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Kind = Literal["bundle", "torch eager", "torch compile", "onnxruntime", "onnxruntime openvino", "openvino"]
+Kind = Literal[
+    "bundle", "torch eager", "torch compile", "onnxruntime", "onnxruntime openvino", "openvino", "known time"
+]
 
 
 class Subject(Message):
@@ -27,6 +29,7 @@ class Subject(Message):
     provider: ProviderName = "cpu"
     threads: int = Field(ge=1, description="of one inference on the CPU")
     cores: tuple[int, ...] = Field(default=(), description="to run on; () leaves it to the system")
+    known_ms: float = Field(default=0.0, ge=0, description="that an inference of 'known time' takes")
     python: Path | None = Field(default=None, description="of another environment")
     project: Path | None = Field(default=None, description="whose code runs it; None: this one's")
 
@@ -65,3 +68,5 @@ class Taken(Message):
     milliseconds: tuple[float, ...]
     seconds: float
     rss_mib: float
+    gpu_mib: float | None = Field(default=None, description="of the GPU's memory; None without one")
+    stages: Stages | None = Field(default=None, description="of the batch; None where nothing tells them")

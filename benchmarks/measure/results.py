@@ -1,13 +1,15 @@
 """Rows of results: a subject under a load, with its latencies, and beside the subject it is compared with."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
 
 from benchmarks.latency import Latency
-from benchmarks.measure.messages import Opened, Subject
+from benchmarks.measure.messages import Kind, Opened, Subject
 from benchmarks.measure.rounds import Load, Measured
+from benchmarks.stages import stage_columns
+from lct_deploy.runtime.base import Stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,13 @@ class Row:
     """One subject under one load; where `error` says why, nothing was measured.
 
     `variation` is the coefficient of variation of the rounds that count; over the tolerance of
-    `benchmarks.measure.rounds` it is not `stable`. Memory is the process's peak so far.
+    `benchmarks.measure.rounds` it is not `stable`. Memory is the process's peak so far; that of the GPU,
+    `preprocess_ms` (of a photograph) and `stages` are None where there is none or nothing tells.
     """
 
     model: str
     arch: str
+    kind: Kind
     runtime: str
     precision: str
     graph: str
@@ -53,6 +57,8 @@ class Row:
     variation: float | None = None
     stable: bool = False
     preprocess_ms: float | None = None
+    stages: Stages = field(default_factory=Stages)
+    gpu_mib: float | None = None
     rss_mib: float | None = None
     golden_error: float | None = None
     golden_top1: float | None = None
@@ -61,12 +67,12 @@ class Row:
 
     def columns(self) -> dict[str, object]:
         """The row as it stands in a CSV file."""
-        ratio = asdict(self.ratio) if self.ratio else dict.fromkeys(field.name for field in fields(Ratio))
-        flat = {
-            name: value for name, value in vars(self).items() if name not in ("latency", "ratio", "error")
-        }
+        ratio = asdict(self.ratio) if self.ratio else dict.fromkeys(one.name for one in fields(Ratio))
+        nested = ("latency", "ratio", "stages", "error")
+        flat = {name: value for name, value in vars(self).items() if name not in nested}
+        parts = {column: getattr(self.stages, name) for column, name in stage_columns().items()}
         beside = {"base" if name == "base" else f"ratio_{name}": value for name, value in ratio.items()}
-        return {**flat, **Latency.columns(self.latency), **beside, "error": self.error}
+        return {**flat, **Latency.columns(self.latency), **parts, **beside, "error": self.error}
 
 
 def result_row(opened: Opened, measured: Measured, base: Measured | None) -> Row:
@@ -86,6 +92,8 @@ def result_row(opened: Opened, measured: Measured, base: Measured | None) -> Row
         variation=round(measured.variation, 4),
         stable=measured.stable,
         preprocess_ms=opened.preprocess_ms,
+        stages=measured.turns[-1].stages or Stages(),
+        gpu_mib=measured.turns[-1].gpu_mib,
         rss_mib=max(turn.rss_mib for turn in measured.turns),
         golden_error=opened.golden_error,
         golden_top1=opened.golden_top1,
@@ -98,6 +106,7 @@ def failed_row(subject: Subject, load: Load, error: str) -> Row:
     return Row(
         model=subject.bundle.name,
         arch="",
+        kind=subject.kind,
         runtime=subject.runtime if subject.kind == "bundle" else subject.kind,
         precision=subject.precision or "",
         graph="",
@@ -112,6 +121,7 @@ def _about(opened: Opened, subject: Subject, load: Load) -> Row:
     return Row(
         model=subject.bundle.name,
         arch=opened.arch,
+        kind=subject.kind,
         runtime=opened.runtime,
         precision=opened.precision,
         graph=_graph(opened, subject, load),

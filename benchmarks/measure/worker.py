@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +21,13 @@ from pydantic import BaseModel
 from benchmarks.measure.messages import Failed, Opened, Subject, Taken, Turn
 from benchmarks.measure.openers import Runner, open_runner
 from benchmarks.serving.photos import photos
+from benchmarks.stages import GpuMemory, gpu_memory, median_stages
 from lct_deploy.bundle import Bundle, open_bundle
 from lct_deploy.errors import LctDeployError
 from lct_deploy.parity import compare_logits, in_batches
 from lct_deploy.preprocessing import decode
+from lct_deploy.runtime.base import Stages
+from lct_deploy.runtime.flavours import is_flavour
 
 LEAST = 3  # inferences of a turn, however long they take
 DECODED = 9  # times that a photograph is decoded
@@ -38,28 +42,45 @@ def main() -> None:
         os.sched_setaffinity(0, subject.cores)
     try:
         bundle = open_bundle(subject.bundle)
-        runner = open_runner(subject, bundle)
-        _say(answers, _opened(bundle, runner))
+        memory = gpu_memory() if subject.provider != "cpu" or is_flavour(subject.runtime) else None
+        with memory.watched() if memory else nullcontext():
+            runner = open_runner(subject, bundle)
+            opened = _opened(bundle, runner)
+        turns = Turns(runner, bundle, memory)
+        _say(answers, opened)
         for line in sys.stdin:
-            _say(answers, take_turn(runner, bundle, Turn.model_validate_json(line)))
+            _say(answers, turns.take(Turn.model_validate_json(line)))
     except LctDeployError as error:
         _say(answers, Failed(error=error.message, hint=error.hint))
     except Exception as error:  # of others' runtimes: a row says it
         _say(answers, Failed(error=f"{type(error).__name__}: {error}"))
 
 
-def take_turn(runner: Runner, bundle: Bundle, turn: Turn) -> Taken:
-    """Raises what the runtime raises."""
-    shape = (turn.batch, bundle.manifest.input.height, bundle.manifest.input.width, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    began = time.perf_counter()
-    times = _repeat_in_threads(runner.infer, images, turn)
-    seconds = time.perf_counter() - began
-    return Taken(
-        milliseconds=tuple(round(1e3 * value, 5) for value in times),
-        seconds=seconds,
-        rss_mib=_peak_mib(),
-    )
+class Turns:
+    """Turns of one subject; the first of a batch, a warm-up, also finds out where its time goes."""
+
+    def __init__(self, runner: Runner, bundle: Bundle, memory: GpuMemory | None) -> None:
+        self._runner, self._bundle, self._memory = runner, bundle, memory
+        self._stages: dict[int, Stages | None] = {}
+
+    def take(self, turn: Turn) -> Taken:
+        """Raises what the runtime raises."""
+        shape = (turn.batch, self._bundle.manifest.input.height, self._bundle.manifest.input.width, 3)
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        with self._memory.watched() if self._memory else nullcontext():
+            began = time.perf_counter()
+            times = _repeat_in_threads(self._runner.infer, images, turn)
+            seconds = time.perf_counter() - began
+            if turn.batch not in self._stages:
+                profile = self._runner.profile
+                self._stages[turn.batch] = median_stages(profile, images) if profile else None
+        return Taken(
+            milliseconds=tuple(round(1e3 * value, 5) for value in times),
+            seconds=seconds,
+            rss_mib=_peak_mib(),
+            gpu_mib=self._memory.peak_mib if self._memory else None,
+            stages=self._stages[turn.batch],
+        )
 
 
 def _repeat_in_threads(infer: Infer, images: NDArray[np.uint8], turn: Turn) -> list[float]:
@@ -75,12 +96,17 @@ def _repeat_in_threads(infer: Infer, images: NDArray[np.uint8], turn: Turn) -> l
 
 
 def _repeat(infer: Infer, images: NDArray[np.uint8], end: float, times: list[float]) -> None:
-    """Seconds of each inference until `end`, of which some may be over it."""
+    """Seconds of each inference until `end`, of which some may be over it.
+
+    One begins when the one before it ends: nothing that happens goes unrecorded.
+    """
     clock = time.perf_counter
-    while len(times) < LEAST or clock() < end:
-        started = clock()
+    began = clock()
+    while len(times) < LEAST or began < end:
         infer(images)
-        times.append(clock() - started)
+        ended = clock()
+        times.append(ended - began)
+        began = ended
 
 
 def _opened(bundle: Bundle, runner: Runner) -> Opened:

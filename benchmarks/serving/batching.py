@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.environment import machine_name
+from benchmarks.quartiles import Quartiles
 from benchmarks.rows import RESULTS, write_rows
 from benchmarks.serving.command import run_command
 from lct_deploy.bundle import Bundle, open_bundle
@@ -97,9 +98,9 @@ def summary(rows: list[Row]) -> Iterator[str]:
     """A line for each size of each model."""
     for model, batch in dict.fromkeys((row.model, row.batch) for row in rows):
         of_size = [row for row in rows if (row.model, row.batch) == (model, batch)]
-        low, median, high = np.quantile([row.times_one for row in of_size], [0.25, 0.5, 0.75])
+        times_one = Quartiles.of(row.times_one for row in of_size)
         speed = np.median([row.images_per_second for row in of_size])
-        yield f"{model:24} batch {batch:3} {speed:9.1f} images/s  {median:.3f} ({low:.3f} to {high:.3f})"
+        yield f"{model:24} batch {batch:3} {speed:9.1f} images/s  {times_one}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ round finds what each can do and, of the ways in which it can use the cores, the
     open own       Poisson arrivals at a share of what this server can do: its latency
     open common    the same at the rate of the slowest: latencies that can be compared
 
-A server that fails stays in the table with the reason. Rows in benchmarks/results/serving-MACHINE.csv.
+A server that fails stays in the table with the reason. Rows go to
+benchmarks/results/serving-compare-MACHINE.csv.
 """
 
 import sys
@@ -61,7 +62,7 @@ def main(
     load: Annotated[float, typer.Option(min=0.05, max=0.95, help="Of the open loops.")] = 0.7,
     minutes: Annotated[float, typer.Option(min=0, help="No round starts that would not end by then.")] = 60.0,
     output: Annotated[
-        Path | None, typer.Option(help="Default: benchmarks/results/serving-MACHINE.csv.")
+        Path | None, typer.Option(help="Default: benchmarks/results/serving-compare-MACHINE.csv.")
     ] = None,
 ) -> None:
     """Compare servers of images over one graph."""
@@ -71,7 +72,7 @@ def main(
     plan = Plan(connections=_numbers(connections), seconds=seconds, load=load, expected=expected)
     with contenders(opened, choose(peer), serve) as found:
         rows = run_rounds(found, plan, rounds, 60 * minutes)
-    path = output or RESULTS / f"serving-{machine_name()}.csv"
+    path = output or RESULTS / f"serving-compare-{machine_name()}.csv"
     write_rows(path, [row.columns() for row in rows], also={"bundle": opened.manifest.arch, "wrk": wrk})
     print("\n".join(summary(rows, OURS)))
     if OURS not in best_shapes(rows):

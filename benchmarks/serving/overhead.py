@@ -27,6 +27,7 @@ import numpy as np
 import typer
 
 from benchmarks.environment import machine_name
+from benchmarks.quartiles import Quartiles
 from benchmarks.rows import RESULTS, write_rows
 from benchmarks.serving.command import run_command
 from benchmarks.serving.contenders import running_ours
@@ -101,7 +102,7 @@ def main(
     if not rows:
         raise LctDeployError("; ".join(failures))
     path = output or RESULTS / f"serving-overhead-{machine_name()}.csv"
-    write_rows(path, [asdict(row) for row in rows], also={"wrk": wrk})
+    write_rows(path, [asdict(row) for row in rows], also={"wrk": wrk, "serve": serve})
     print("\n".join(summary(rows)))
     if failures:
         raise LctDeployError("; ".join(failures))
@@ -289,11 +290,11 @@ def summary(rows: Sequence[Row]) -> list[str]:
         line = f"{bundle}: {what} {np.median([row.value for row in own]):.3f} {own[0].unit}"
         pairs = [(row.value, row.beside) for row in own if row.beside]
         if pairs:
-            first, median, third = np.quantile([value / beside for value, beside in pairs], (0.25, 0.5, 0.75))
+            ratio = Quartiles.of(value / beside for value, beside in pairs)
             added = np.median([value - beside for value, beside in pairs])
             line += (
-                f", beside {np.median([beside for _, beside in pairs]):.3f}: ratio {median:.3f} "
-                f"[{first:.3f}, {third:.3f}], difference {added:+.3f}"
+                f", beside {np.median([beside for _, beside in pairs]):.3f}: ratio {ratio}, "
+                f"difference {added:+.3f}"
             )
         lines.append(f"{line} ({own[0].detail})" if own[0].detail else line)
     return lines

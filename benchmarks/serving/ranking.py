@@ -4,10 +4,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
-
+from benchmarks.latency import Latency
+from benchmarks.quartiles import Quartiles
+from benchmarks.rows import parse_rows
 from benchmarks.serving.figures import Figures
 
 FIRST = 0  # the round that finds out what each server can do
@@ -40,6 +41,37 @@ class Row:
         own = {"status": self.status, "start_seconds": round(self.start_seconds, 3)}
         return {**vars(self.case), **own, **self.figures.row()}
 
+    @classmethod
+    def of(cls, columns: Mapping[str, str]) -> Self:
+        """From those of a file; what went wrong with single requests stays there."""
+        (case,) = parse_rows(Case, [columns])
+        figures = Figures(
+            requests=int(columns["requests"]),
+            ok=int(columns["ok"]),
+            errors={},
+            seconds=float(columns["measured_seconds"]),
+            throughput=float(columns["throughput"]),
+            latency=Latency.read(columns),
+            late_ms=float(columns["late_ms"]) if columns["late_ms"] else None,
+        )
+        return cls(
+            case=case,
+            status=columns["status"],
+            start_seconds=float(columns["start_seconds"]),
+            figures=figures,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A server over all rounds but the first, at the medians; latencies are the 50th and 99th percentile."""
+
+    server: str
+    answers: float  # a second, of closed loops
+    ours_over_it: Quartiles | None  # in the same round
+    own: tuple[float, float] | None  # ms, at a share of what it can do
+    common: tuple[float, float] | None  # ms, at the same rate as all others
+
 
 def capacities(rows: Sequence[Row], number: int = FIRST) -> dict[tuple[str, str], float]:
     """The most answers a second of each server in a round, by name and shape."""
@@ -63,21 +95,42 @@ def slowest(rows: Sequence[Row]) -> float:
     return min((most[item] for item in shapes.items()), default=0.0)
 
 
+def standings(rows: Sequence[Row], ours: str) -> list[Standing]:
+    """Of each server that was measured, in the order of their names."""
+    per_round = _per_round(rows)
+    own = per_round.get(ours, {})
+    return [
+        Standing(
+            server=name,
+            answers=statistics.median(most.values()),
+            ours_over_it=Quartiles.of(
+                value / most[number] for number, value in own.items() if number in most
+            ),
+            own=_latency(rows, name, "open own"),
+            common=_latency(rows, name, "open common"),
+        )
+        for name, most in per_round.items()
+    ]
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """Which server in which shape failed with what, each once."""
+    failed = (row for row in rows if row.status != "ok")
+    return list(dict.fromkeys(f"{row.case.server} {row.case.shape}: {row.status}" for row in failed))
+
+
 def summary(rows: Sequence[Row], ours: str) -> list[str]:
     """A line a server: medians over the rounds, and ours over theirs round by round."""
     lines = [
         f"{'':<24} {'answers/s':>10} {'ours over it [quartiles]':>25} {'own p50/p99 ms':>18} "
         f"{'common p50/p99 ms':>18}"
     ]
-    per_round = _per_round(rows)
-    for name, most in per_round.items():
-        ratios = [value / most[number] for number, value in per_round.get(ours, {}).items() if number in most]
-        lines.append(
-            f"{name:<24} {statistics.median(most.values()):>10.1f} {_quartiles(ratios):>25} "
-            f"{_latency(rows, name, 'open own'):>18} {_latency(rows, name, 'open common'):>18}"
-        )
-    failed = {f"{r.case.server} {r.case.shape}: {r.status}": None for r in rows if r.status != "ok"}
-    return lines + list(failed)
+    lines += [
+        f"{one.server:<24} {one.answers:>10.1f} {one.ours_over_it or '–'!s:>25} {_shown(one.own):>18} "
+        f"{_shown(one.common):>18}"
+        for one in standings(rows, ours)
+    ]
+    return lines + failures(rows)
 
 
 def _per_round(rows: Sequence[Row]) -> Mapping[str, Mapping[int, float]]:
@@ -89,17 +142,13 @@ def _per_round(rows: Sequence[Row]) -> Mapping[str, Mapping[int, float]]:
     return dict(sorted(found.items()))
 
 
-def _quartiles(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    first, median, third = np.quantile(values, (0.25, 0.5, 0.75))
-    return f"{median:.2f} [{first:.2f}, {third:.2f}]"
-
-
-def _latency(rows: Sequence[Row], name: str, loop: str) -> str:
+def _latency(rows: Sequence[Row], name: str, loop: str) -> tuple[float, float] | None:
     latencies = [row.figures.latency for row in rows if (row.case.server, row.case.loop) == (name, loop)]
     found = [latency for latency in latencies if latency is not None]
     if not found:
-        return "–"
-    p50, p99 = (statistics.median(getattr(latency, key) for latency in found) for key in ("p50", "p99"))
-    return f"{p50:.1f} / {p99:.1f}"
+        return None
+    return statistics.median(one.p50 for one in found), statistics.median(one.p99 for one in found)
+
+
+def _shown(latency: tuple[float, float] | None) -> str:
+    return f"{latency[0]:.1f} / {latency[1]:.1f}" if latency else "–"

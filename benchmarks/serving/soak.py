@@ -37,6 +37,7 @@ CAPACITY_SECONDS = 10.0
 MEMORY_LIMIT = 1.03
 FILES_LIMIT = 1.0
 MIN_SAMPLES = 6
+HELD = "all held"
 ALLOWED = ("429",)  # a server may say that it is too much; all else is a failure
 _TICK = 0.2
 
@@ -71,13 +72,18 @@ def main(
             raise LctDeployError("the server answers nothing under load")
         rate = load * capacity
         samples, figures = soak(running, rate, 60 * minutes, every)
-    also = {"bundle": opened.manifest.arch, "rate": f"{rate:.2f}", "figures": str(figures)}
+    failures = verdict(samples, figures)
+    also = {
+        "bundle": opened.manifest.arch,
+        "rate": f"{rate:.2f}",
+        "figures": str(figures),
+        "verdict": "; ".join(failures) or HELD,
+    }
     write_rows(
         output or RESULTS / f"serving-soak-{machine_name()}.csv", [asdict(s) for s in samples], also=also
     )
     print(f"{rate:.1f} of {capacity:.1f} requests/s for {minutes} minutes: {figures}")
-    failures = verdict(samples, figures)
-    print(f"memory {_change(samples, 'rss_mib'):+.2%}, files {_files(samples):+.0f}")
+    print(f"memory {growth(samples):+.2%}, files {more_files(samples):+.0f}")
     if failures:
         raise LctDeployError("; ".join(failures))
 
@@ -128,20 +134,22 @@ def verdict(samples: Sequence[Sample], figures: Figures) -> list[str]:
     if len(samples) < MIN_SAMPLES:
         return [f"{len(samples)} samples say nothing; take --minutes longer or --every shorter"]
     failures: list[str] = []
-    if (change := _change(samples, "rss_mib")) > MEMORY_LIMIT - 1:
+    if (change := growth(samples)) > MEMORY_LIMIT - 1:
         failures.append(f"memory grew by {change:.1%}")
-    if (more := _files(samples)) > FILES_LIMIT:
+    if (more := more_files(samples)) > FILES_LIMIT:
         failures.append(f"{more:.0f} more files are open")
     failures += [f"{count} requests: {name}" for name, count in figures.errors.items() if name not in ALLOWED]
     return failures
 
 
-def _change(samples: Sequence[Sample], what: str) -> float:
-    first, last = _thirds(samples, what, statistics.fmean)
+def growth(samples: Sequence[Sample]) -> float:
+    """Of memory, from the first third to the last, as a share."""
+    first, last = _thirds(samples, "rss_mib", statistics.fmean)
     return last / first - 1
 
 
-def _files(samples: Sequence[Sample]) -> float:
+def more_files(samples: Sequence[Sample]) -> float:
+    """That are open in the last third."""
     first, last = _thirds(samples, "files", statistics.median)
     return last - first
 

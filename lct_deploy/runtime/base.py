@@ -1,6 +1,8 @@
-"""What every runtime offers: open, infer, spec, close."""
+"""What every runtime offers: open, infer, profile, spec, close."""
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -45,6 +47,19 @@ class RuntimeSpec:
     streams: int = 1  # calls of `infer` that run side by side
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Milliseconds of an inference's parts; None where a runtime has no such part or does not tell it.
+
+    `enqueue` is the host's time to hand an inference to the GPU, which begins meanwhile.
+    """
+
+    host_to_device: float | None = None
+    enqueue: float | None = None
+    compute: float | None = None
+    device_to_host: float | None = None
+
+
 class Runtime(Protocol):
     """An opened artifact. `infer` may be called from several threads."""
 
@@ -53,6 +68,10 @@ class Runtime(Protocol):
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, 3) uint8 RGB → logits (N, classes) float32; raises UsageError for other inputs."""
+        ...
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        """Infer once, slower than `infer` does where parts can only be told apart so; raises what it does."""
         ...
 
     def close(self) -> None:
@@ -78,3 +97,10 @@ def check_images(images: NDArray[np.uint8], spec: RuntimeSpec) -> None:
     if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8 or not len(images):
         raise UsageError(f"expected uint8 images of shape (N, {', '.join(map(str, expected))}), "
                          f"got {images.dtype} {images.shape}")  # fmt: skip
+
+
+def milliseconds_of(run: Callable[[], object]) -> float:
+    """Of one call."""
+    began = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - began)

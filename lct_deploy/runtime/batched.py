@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lct_deploy.runtime.base import Runtime, RuntimeSpec
+from lct_deploy.runtime.base import Runtime, RuntimeSpec, Stages
 
 
 class BatchedRuntime:
@@ -24,8 +24,14 @@ class BatchedRuntime:
         return self._spec
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._compiled.get(len(images), self._graph).infer(images)
+        return self._of(images).infer(images)
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        return self._of(images).profile(images)
 
     def close(self) -> None:
         for runtime in (self._graph, *self._compiled.values()):
             runtime.close()
+
+    def _of(self, images: NDArray[np.uint8]) -> Runtime:
+        return self._compiled.get(len(images), self._graph)

@@ -100,6 +100,26 @@ def new_stream() -> Generator[int]:
 
 
 @contextmanager
+def new_event() -> Generator[int]:
+    """A moment of a stream, to be recorded, by its handle."""
+    event = check(cudart.cudaEventCreate(), "creating an event")
+    try:
+        yield int(event)
+    finally:
+        cudart.cudaEventDestroy(event)
+
+
+def record(event: int, stream: int) -> None:
+    """Put it on `stream`: it is the moment at which all work before it is done."""
+    check(cudart.cudaEventRecord(event, stream), "recording an event")
+
+
+def milliseconds_between(first: int, second: int) -> float:
+    """By the GPU's clock, of two that have come."""
+    return check(cudart.cudaEventElapsedTime(first, second), "reading the time between two events")
+
+
+@contextmanager
 def device_memory(size: int, purpose: str) -> Generator[int]:
     """The address of `size` bytes on the GPU."""
     pointer = check(cudart.cudaMalloc(max(size, 1)), f"allocating {size / 2**20:.0f} MiB for {purpose}")

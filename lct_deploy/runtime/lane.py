@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lct_deploy.runtime import cuda
+from lct_deploy.runtime.base import Stages, milliseconds_of
 from lct_deploy.runtime.engine import Engine, Memory
 from lct_deploy.runtime.rtx_cache import RtxCache
 
@@ -24,6 +27,7 @@ class Lane:
         self._held = ExitStack()
         self._stream = self._held.enter_context(cuda.new_stream())
         self._launch: dict[int, Callable[[], None]] = {}
+        self._contexts: dict[int, Any] = {}
         try:
             self._allocate()
             for bucket in engine.buckets:
@@ -38,6 +42,24 @@ class Lane:
         self._launch[bucket]()
         cuda.wait(self._stream)
         return self._logits[: len(images)].copy()
+
+    def profile(self, images: NDArray[np.uint8], bucket: int) -> Stages:
+        """The parts of an inference by the GPU's clock, without its CUDA graph: a graph is one piece.
+
+        `enqueue` is the launch that `infer` does, the graph's where there is one.
+        """
+        self._images[: len(images)] = images
+        enqueue = milliseconds_of(self._launch[bucket])
+        cuda.wait(self._stream)
+        with ExitStack() as held:
+            events = [held.enter_context(cuda.new_event()) for _ in range(4)]
+            cuda.record(events[0], self._stream)
+            for step, event in zip(self._steps(bucket), events[1:], strict=True):
+                step()
+                cuda.record(event, self._stream)
+            cuda.wait(self._stream)
+            there, compute, back = (cuda.milliseconds_between(*pair) for pair in pairwise(events))
+        return Stages(host_to_device=there, enqueue=enqueue, compute=compute, device_to_host=back)
 
     def close(self) -> None:
         cuda.drain(self._stream)
@@ -54,21 +76,33 @@ class Lane:
             images=hold(cuda.device_memory(self._images.nbytes, f"{largest} images")),
             logits=hold(cuda.device_memory(self._logits.nbytes, "logits")),
         )
-        self._held.callback(self._launch.clear)  # the contexts, before the memory that they use
+        # The contexts, before the memory that they use.
+        self._held.callback(self._contexts.clear)
+        self._held.callback(self._launch.clear)
 
     def _prepare(self, bucket: int) -> Callable[[], None]:
         """What runs `bucket` images; it has run once when this returns."""
-        memory, stream = self._memory, self._stream
-        context = self._engine.context(bucket, memory, self._cache, cuda_graphs=self._cuda_graphs)
+        self._contexts[bucket] = self._engine.context(
+            bucket, self._memory, self._cache, cuda_graphs=self._cuda_graphs
+        )
+        steps = self._steps(bucket)
 
         def enqueue() -> None:
-            cuda.copy_to_device(memory.images, self._images[:bucket], stream)
-            self._engine.enqueue(context, stream)
-            cuda.copy_to_host(self._logits[:bucket], memory.logits, stream)
+            for step in steps:
+                step()
 
         enqueue()
-        cuda.wait(stream)
+        cuda.wait(self._stream)
         # RTX makes its graph itself.
         if self._cuda_graphs and self._cache is None:
-            return self._held.enter_context(cuda.captured(stream, enqueue))
+            return self._held.enter_context(cuda.captured(self._stream, enqueue))
         return enqueue
+
+    def _steps(self, bucket: int) -> tuple[Callable[[], None], ...]:
+        """What an inference puts on the stream: images to the GPU, the network, logits to the host."""
+        memory, stream, context = self._memory, self._stream, self._contexts[bucket]
+        return (
+            lambda: cuda.copy_to_device(memory.images, self._images[:bucket], stream),
+            lambda: self._engine.enqueue(context, stream),
+            lambda: cuda.copy_to_host(self._logits[:bucket], memory.logits, stream),
+        )

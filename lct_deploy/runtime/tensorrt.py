@@ -1,9 +1,11 @@
 """TensorRT and TensorRT-RTX: engines of a bundle on the first GPU, without torch."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from queue import LifoQueue
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,15 @@ from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Artifact
 from lct_deploy.rebuild import compile_command
 from lct_deploy.runtime import cuda
-from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
+from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, Stages, check_images
 from lct_deploy.runtime.buckets import split
 from lct_deploy.runtime.engine import Engine, load_engine
 from lct_deploy.runtime.engines import is_version_compatible
 from lct_deploy.runtime.flavours import Flavour, FlavourName, driver_version, gpu_capability, load_flavour
 from lct_deploy.runtime.lane import Lane
 from lct_deploy.runtime.rtx_cache import RtxCache
+
+T = TypeVar("T")
 
 
 class TensorRtRuntime:
@@ -55,17 +59,28 @@ class TensorRtRuntime:
         return self._spec
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = self._in_lane(images, Lane.infer)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        parts = self._in_lane(images, Lane.profile)
+        names = [stage.name for stage in fields(Stages)]
+        return Stages(**{name: sum(getattr(part, name) for part in parts) for name in names})
+
+    def _in_lane(
+        self, images: NDArray[np.uint8], run: Callable[[Lane, NDArray[np.uint8], int], T]
+    ) -> list[T]:
+        """Of each batch that the engine has for them, in a lane of this call's own."""
         check_images(images, self._spec)
         lanes = self._lanes
         lane = lanes.get()
         try:
-            parts = [
-                lane.infer(images[chunk.start : chunk.stop], chunk.bucket)
+            return [
+                run(lane, images[chunk.start : chunk.stop], chunk.bucket)
                 for chunk in split(len(images), self._engine.buckets)
             ]
         finally:
             lanes.put(lane)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def close(self) -> None:
         lanes = self._lanes

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lct_deploy.checkpoint import LoadedCheckpoint, load_checkpoint
 from lct_deploy.manifest import Artifact
 from lct_deploy.models.classifier import ImageClassifier
-from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
+from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, Stages, check_images, milliseconds_of
 
 
 class TorchRuntime:
@@ -42,6 +42,9 @@ class TorchRuntime:
         check_images(images, self._spec)
         with torch.inference_mode():
             return self._classifier(torch.tensor(images)).numpy()
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        return Stages(compute=milliseconds_of(lambda: self.infer(images)))
 
     def close(self) -> None:
         del self._classifier

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure.messages import Kind, Subject
+from benchmarks.stages import Profile
 from lct_deploy.bundle import Bundle
 
 
@@ -20,6 +21,7 @@ class Runner:
     precision: str
     device: str = "cpu"
     compiled_batches: tuple[int, ...] = ()
+    profile: Profile | None = None  # where its runtime tells an inference's parts apart
 
 
 # kind → module; each imports what only its own environment may have
@@ -30,6 +32,7 @@ _OPENERS: dict[Kind, str] = {
     "onnxruntime": "plain_onnxruntime",
     "onnxruntime openvino": "plain_onnxruntime",
     "openvino": "openvino_model",
+    "known time": "known_time",
 }
 
 

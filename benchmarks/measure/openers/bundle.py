@@ -19,4 +19,5 @@ def open_runner(subject: Subject, bundle: Bundle) -> Runner:
         precision=spec.precision,
         device=spec.device,
         compiled_batches=spec.compiled_batches,
+        profile=runtime.profile,
     )

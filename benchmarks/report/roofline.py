@@ -1,0 +1,92 @@
+"""What a machine can do at most, from benchmarks.roofline, and how near networks come to it."""
+
+from collections.abc import Iterator, Mapping
+
+from benchmarks.report import peers
+from benchmarks.report.section import Section, Shown
+from benchmarks.report.sources import Results, Source, numbers
+from benchmarks.report.tables import ABSENT, digits, table
+from lct_deploy.architecture import model_config
+from lct_deploy.cost import model_cost
+
+MEMORY = "memory"
+
+
+def peaks(source: Source) -> dict[str, float]:
+    """The best rate of each kind of work: Gop/s, of memory GB/s."""
+    return {what: max(numbers(rows, "best")) for (what,), rows in source.groups("what").items()}
+
+
+def _show(source: Source, results: Results) -> Shown:
+    parts = [
+        f"{source.told('threads')} threads.\n",
+        _peaks(source),
+        "Of each kernel, Gop/s:\n",
+        _kernels(source),
+    ]
+    measured = results.at(peers.SECTION.kind, source.machine)
+    parts.append(
+        _shares(measured, peaks(source)) if measured else "How near networks come: not measured here.\n"
+    )
+    return Shown(text="\n".join(parts))
+
+
+def _peaks(source: Source) -> str:
+    found = peaks(source)
+    lines: list[list[str]] = []
+    for (what,), rows in source.groups("what").items():
+        best = max(rows, key=lambda row: float(row["best"]))
+        balance = found[what] / found[MEMORY] if what != MEMORY and MEMORY in found else None
+        lines.append([what, f"{digits(found[what])} {best['unit']}", digits(balance), best["detail"]])
+    return table(("", "peak", "operations a byte of memory", "reached by"), lines)
+
+
+def _kernels(source: Source) -> str:
+    """A line a convolution, a column a precision and library."""
+    rates = {
+        (row["detail"].partition(" ")[2], f"{row['what']} {row['detail'].partition(' ')[0]}"): float(
+            row["best"]
+        )
+        for row in source.rows
+        if row["what"] != MEMORY
+    }
+    columns = list(dict.fromkeys(column for _, column in rates))
+    kernels = list(dict.fromkeys(kernel for kernel, _ in rates))
+    return table(
+        ("", *columns), [[kernel, *(digits(rates.get((kernel, c))) for c in columns)] for kernel in kernels]
+    )
+
+
+def _shares(source: Source, found: dict[str, float]) -> str:
+    header = ("", "share of the peak", "Gop/s", "fastest other, share of the peak")
+    said = "How near networks come, by the multiply-adds that `lct-deploy models` counts:\n\n"
+    return said + table(header, list(_share_lines(source, found)))
+
+
+def _share_lines(source: Source, found: dict[str, float]) -> Iterator[list[str]]:
+    for case in peers.cases(source):
+        rates = {kind: _rate(case.network, row) for kind, row in case.rows.items() if row["p50_ms"]}
+        ours = rates.pop(peers.OURS, None)
+        if case.precision in found and ours:
+            peak = found[case.precision]
+            other = f"{max(rates.values()) / peak:.0%}" if rates else ABSENT
+            yield [f"{case.network}, {case.group}", f"**{ours / peak:.0%}**", digits(ours), other]
+
+
+def _rate(arch: str, row: Mapping[str, str]) -> float:
+    """Gop/s of an inference: a multiplication and an addition for each multiply-add."""
+    operations = 2 * model_cost(model_config(arch)).multiply_adds * int(row["batch"])
+    return operations / float(row["p50_ms"]) / 1e6
+
+
+SECTION = Section(
+    kind="roofline",
+    title="What the machine can do at most",
+    command="python -m benchmarks.roofline",
+    about="Multiplications and additions a second of convolutions of ResNet-50, several in a row, and bytes "
+    "a second of arrays far larger than the caches: the best of all rounds, as far as anybody's "
+    "kernels get there. Work that does fewer operations a byte than the quotient of the two waits for "
+    "memory.",
+    show=_show,
+    packages=("onnxruntime", "torch"),
+)

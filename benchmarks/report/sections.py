@@ -1,0 +1,37 @@
+"""All sections, in the order in which they stand: what decides whether to adopt first, details last."""
+
+from benchmarks.report import (
+    accuracy,
+    attention,
+    gpu,
+    kernel_resources,
+    peers,
+    roofline,
+    scaling,
+    serving,
+    serving_life,
+    times,
+)
+from benchmarks.report.section import Section
+
+SECTIONS: tuple[Section, ...] = (
+    attention.SECTION,
+    peers.SECTION,
+    accuracy.ACCURACY,
+    serving.COMPARISON,
+    serving.OVERHEAD,
+    serving_life.STOPS,
+    serving_life.SOAK,
+    gpu.NETWORKS,
+    gpu.KERNEL,
+    roofline.SECTION,
+    scaling.SECTION,
+    times.WAITS,
+    serving.BATCHING,
+    serving.OBSERVING,
+    serving.CLIENTS,
+    serving_life.FUZZ,
+    kernel_resources.SECTION,
+    accuracy.TRAINING,
+    times.HARNESS,
+)
