@@ -24,7 +24,7 @@ _QUERY = {
     "memory_clock_max": "clocks.max.memory",
     "power_limit": "power.limit",
 }
-PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "openvino", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The gates of a graph, read through a copy of it that has them as outputs."""
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,17 +15,21 @@ from exporters.functions import DOMAIN
 from exporters.nodes import GATE_KEY, attention_nodes, metadata, node_module
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.parity import in_batches
+from lct_deploy.runtime.base import available_cores
+
+Run = Callable[[NDArray[np.uint8]], list[Any]]
 
 
-def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str, NDArray[np.float32]]:
+def read_gates(
+    path: Path, images: NDArray[np.uint8], *, batch: int, runtime: str = "onnxruntime"
+) -> dict[str, NDArray[np.float32]]:
     """Gates (N, C) by PyTorch layer for images (N, H, W, 3); empty for a graph without attention."""
     model = onnx.load(path)
     outputs = expose_gates(model)
     if not outputs:
         return {}
-    session = _session(model)
-    names = list(outputs.values())
-    gates = in_batches(lambda chunk: cast("list[Any]", session.run(names, {"image": chunk})), images, batch)
+    run = (_openvino if runtime == "openvino" else _onnxruntime)(model, list(outputs.values()))
+    gates = in_batches(run, images, batch)
     return {
         layer: gate.reshape(len(images), -1)  # of shape (N, C), (N, G, m) or (N, C, 1, 1)
         for layer, gate in zip(outputs, gates, strict=True)
@@ -57,11 +63,27 @@ def _function_gates(model: ModelProto) -> dict[str, str]:
     return {node_module(node): node.output[1] for node in fused}
 
 
-def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+def _openvino(model: ModelProto, names: list[str]) -> Run:
+    from lct_deploy.runtime.openvino import compile_graph, read_graph
+
+    graph, compiled = read_graph(BytesIO(model.SerializeToString())), dict[int, Any]()
+
+    def run(chunk: NDArray[np.uint8]) -> list[Any]:
+        batch = len(chunk)
+        if batch not in compiled:
+            compiled[batch] = compile_graph(graph, batch, threads=available_cores())
+        answers = compiled[batch]({"image": chunk})
+        return [answers[name] for name in names]
+
+    return run
+
+
+def _onnxruntime(model: ModelProto, names: list[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if library := op_library():
         options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    return lambda chunk: cast("list[Any]", session.run(names, {"image": chunk}))

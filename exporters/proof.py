@@ -70,7 +70,7 @@ def verify_artifact(
             description=f"{runtime} {path.name}",
         )
         versions = opened.spec.versions
-    gates = () if engine else _compare_gates(path, proof, batch)
+    gates = () if engine else _compare_gates(path, proof, batch, runtime)
     parity, failures = _judge_logits(proof.reference.logits, logits, precision)
     failures += [f"{gate.layer}: {gate.nan} gate values are NaN or infinite" for gate in gates if gate.nan]
     drift = first_drift(gates, precision)
@@ -104,8 +104,8 @@ def _judge_logits(
     return parity, failures + logit_failures(parity, precision)
 
 
-def _compare_gates(path: Path, proof: Proof, batch: int) -> tuple[GateParity, ...]:
-    gates = read_gates(path, proof.images.images[:GATE_IMAGES], batch=batch)
+def _compare_gates(path: Path, proof: Proof, batch: int, runtime: str) -> tuple[GateParity, ...]:
+    gates = read_gates(path, proof.images.images[:GATE_IMAGES], batch=batch, runtime=runtime)
     return tuple(
         compare_gates(layer, proof.reference.gates[layer], values) for layer, values in gates.items()
     )

@@ -16,7 +16,7 @@ PRECISION_KEY = "lct.precision"  # a graph's own metadata: the precision that it
 
 OPERATORS = "lct operators"  # in an artifact's versions: the op library that it needs
 
-RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 

@@ -22,6 +22,7 @@ _RUNTIMES = {
     "onnxruntime": ("lct_deploy.runtime.onnxruntime", "OnnxRuntime", "cpu"),
     "tensorrt": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "gpu"),
     "tensorrt-rtx": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "rtx"),
+    "openvino": ("lct_deploy.runtime.openvino", "OpenVinoRuntime", "openvino"),
     "torch": ("lct_deploy.runtime.torch", "TorchRuntime", "export"),
 }
 
@@ -32,6 +33,22 @@ def check_known(name: str) -> None:
         raise UsageError(f"unknown runtime {name!r}", hint=f"runtimes are {', '.join(_RUNTIMES)}")
 
 
+def load_runtime(name: str) -> type[ArtifactRuntime]:
+    """The class behind a runtime's name.
+
+    Raises UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
+    """
+    check_known(name)
+    module, class_name, extra = _RUNTIMES[name]
+    try:
+        return getattr(importlib.import_module(module), class_name)
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"the runtime {name} needs the package {error.name}, which is not installed",
+            hint=f"pip install 'lct-deploy[{extra}]'",
+        ) from error
+
+
 def open_artifact(
     name: str, path: Path, options: RuntimeOptions, artifact: Artifact | None = None
 ) -> Runtime:
@@ -40,16 +57,7 @@ def open_artifact(
     `artifact` is what a bundle says of the file, without which engines are not opened. Raises
     UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
     """
-    check_known(name)
-    module, class_name, extra = _RUNTIMES[name]
-    try:
-        runtime: type[ArtifactRuntime] = getattr(importlib.import_module(module), class_name)
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(
-            f"the runtime {name} needs the package {error.name}, which is not installed",
-            hint=f"pip install 'lct-deploy[{extra}]'",
-        ) from error
-    return runtime.open(path, options, artifact)
+    return load_runtime(name).open(path, options, artifact)
 
 
 def open_bundled(
