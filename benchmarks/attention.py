@@ -62,6 +62,7 @@ class Contestant:
     run: Runner
     base: Runner | None
     scale: float = 1.0  # of its time: to that of the whole network's arithmetic
+    period: int = SELDOM  # rounds from one of its turns to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def main() -> None:
                     _torch_networks(networks, precision),
                     _floors(graphs[PLAIN]["portable"], precision, batch, threads),
                 ):
-                    pairs += _measure(list(contestants), precision, batch, threads, rounds)
+                    pairs += measure(list(contestants), precision, batch, threads, rounds)
     write_rows(arguments.output, [asdict(pair) for pair in pairs])
 
 
@@ -132,14 +133,20 @@ def _sessions(
     graphs: dict[str, dict[str, ModelProto]], precision: Precision, batch: int, threads: int
 ) -> Iterator[Contestant]:
     plain = lay_out(graphs[PLAIN]["portable"], precision, batch=batch, library=False)
-    base = _session(plain.model, threads)
+    base = session(plain.model, threads)
     for arch in MODELS[1:]:
         forms = dict(graphs[arch])
         for form, library in COMPILED.items():
             if op_library() is not None or not library:
                 forms[form] = lay_out(forms["portable"], precision, batch=batch, library=library).model
         for form, graph in forms.items():
-            yield Contestant(model=arch, form=form, run=_session(graph, threads), base=base)
+            yield Contestant(
+                model=arch,
+                form=form,
+                run=session(graph, threads),
+                base=base,
+                period=1 if form in COMPILED else SELDOM,
+            )
 
 
 def _torch_networks(networks: dict[str, ResNet], precision: Precision) -> Iterator[Contestant]:
@@ -170,7 +177,8 @@ def _floors(plain: ModelProto, precision: Precision, batch: int, threads: int) -
         )
 
 
-def _session(model: ModelProto, threads: int) -> Runner:
+def session(model: ModelProto, threads: int) -> Runner:
+    """A graph in onnxruntime, beside others in this process."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -178,12 +186,12 @@ def _session(model: ModelProto, threads: int) -> Runner:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if library := op_library():
         options.register_custom_ops_library(str(library))
-    session = onnxruntime.InferenceSession(
+    opened = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
     def run(images: Images) -> object:
-        return session.run(["logits"], {"image": images})
+        return opened.run(["logits"], {"image": images})
 
     return run
 
@@ -200,7 +208,7 @@ def _torch_compiled(classifier: ImageClassifier) -> Runner:
     return _torch(torch.compile(classifier))
 
 
-def _measure(
+def measure(
     contestants: list[Contestant], precision: str, batch: int, threads: int, rounds: int
 ) -> list[Pair]:
     """Every contestant beside its base, in an order that changes from round to round."""
@@ -211,7 +219,7 @@ def _measure(
     order = np.random.default_rng(1)
     pairs: list[Pair] = []
     for number in track(range(rounds), f"{precision}, batch {batch}", total=rounds):
-        due = [c for c in contestants if c.form in COMPILED or number % SELDOM == 0]
+        due = [c for c in contestants if number % c.period == 0]
         for index in order.permutation(len(due)):
             contestant = due[index]
             runners = [contestant.run, *([contestant.base] if contestant.base else [])]

@@ -32,7 +32,7 @@ _QUERY = {
 }
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 UNKNOWN = "unknown"  # what a machine does not tell, as virtual ones their governor
-PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "numpy", "pillow", "fastapi", "uvicorn")
+PACKAGES = ("torch", "triton", "onnx", "onnxruntime", "openvino", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 def environment() -> dict[str, str]:

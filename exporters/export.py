@@ -16,7 +16,7 @@ from exporters.images import ParityImages, parity_images, spread
 from exporters.options import ExportOptions
 from exporters.prepared import Prepared
 from exporters.proof import Proof, verify_gates
-from exporters.variants import Variant, check_calibration, choose_target, make_variant, verify_graph
+from exporters.variants import Variant, check_calibration, choose_target, make_variant, runs_on, verify_graph
 from lct_deploy.atomic import atomic_directory, check_new_directory, sha256_file
 from lct_deploy.bundle import GATES, GOLDEN, GRAPH, write_manifest
 from lct_deploy.errors import ExportError, ParityError, UsageError
@@ -34,6 +34,7 @@ from lct_deploy.manifest import (
 )
 from lct_deploy.progress import stderr
 from lct_deploy.report import describe_certificate, describe_parity
+from lct_deploy.runtime.select import load_runtime
 
 GOLDEN_IMAGES = 16
 
@@ -54,6 +55,7 @@ def export(
     name, version = checked_name(options.name, output), checked_version(options.version)
     target = choose_target(options)
     check_calibration(options)
+    load_runtime(runs_on(target))
     with stderr.status("making the graph …"):
         prepared = _prepare(source, options)
     for note in prepared.notes:
@@ -174,7 +176,8 @@ def _write_graphs(
         path = directory / variant.name
         onnx.save(variant.model, path)
         blamed = partial(_blamed, prepared.model, variant, proof.images)
-        reports.append(passed(verify_graph(path, variant.precision, proof), announce, blamed))
+        report = verify_graph(path, variant.precision, proof, runtime=variant.runtime)
+        reports.append(passed(report, announce, blamed))
         artifacts.append(
             artifacts[0].model_copy(
                 update={

@@ -1,7 +1,8 @@
 """The contexts and gates of a graph, read through a copy of it that has them as outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ from exporters.sites import read_attention
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import CONTEXT_OUTPUT, GATE_OUTPUT
 from lct_deploy.parity import in_batches
+from lct_deploy.runtime.base import available_cores
+
+Run = Callable[[NDArray[np.uint8]], list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +33,27 @@ class Exposed:
     context: str | None
 
 
-def read_gates(path: Path, images: NDArray[np.uint8], *, batch: int) -> dict[str, NDArray[np.float32]]:
+def read_gates(
+    path: Path, images: NDArray[np.uint8], *, batch: int, runtime: str = "onnxruntime"
+) -> dict[str, NDArray[np.float32]]:
     """Gates (N, C) by PyTorch layer for images (N, H, W, 3); empty for a graph without attention."""
-    reader = GateReader(path)
+    reader = GateReader(path, runtime=runtime)
     return reader.named(in_batches(reader.run, images, batch)) if reader.layers else {}
 
 
 class GateReader:
     """The graph at `path`, asked for its gates alone; `layers` are those that have one, in its order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, runtime: str = "onnxruntime") -> None:
         model = onnx.load(path)
         outputs = expose_gates(model)
+        names = [exposed.gate for exposed in outputs.values()]
         self.layers = list(outputs)
-        self._names = [exposed.gate for exposed in outputs.values()]
-        self._session = _session(model)
+        self._run = (_openvino if runtime == "openvino" else _onnxruntime)(model, names)
 
     def run(self, images: NDArray[np.uint8]) -> list[Any]:
         """The gates as the graph has them: of shape (N, C), (N, G, m) or (N, C, 1, 1)."""
-        return cast("list[Any]", self._session.run(self._names, {"image": images}))
+        return self._run(images)
 
     def named(self, gates: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """What `run` gives as (N, C) by layer."""
@@ -115,11 +121,27 @@ def _attention(model: ModelProto) -> dict[str, NodeProto]:
     return {node_module(node): node for node in attention_nodes(model)}
 
 
-def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+def _openvino(model: ModelProto, names: list[str]) -> Run:
+    from lct_deploy.runtime.openvino import compile_graph, read_graph
+
+    graph, compiled = read_graph(BytesIO(model.SerializeToString())), dict[int, Any]()
+
+    def run(chunk: NDArray[np.uint8]) -> list[Any]:
+        batch = len(chunk)
+        if batch not in compiled:
+            compiled[batch] = compile_graph(graph, batch, threads=available_cores())
+        answers = compiled[batch]({"image": chunk})
+        return [answers[name] for name in names]
+
+    return run
+
+
+def _onnxruntime(model: ModelProto, names: list[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if library := op_library():
         options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    return lambda chunk: cast("list[Any]", session.run(names, {"image": chunk}))

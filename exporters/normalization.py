@@ -1,4 +1,6 @@
-"""Normalisation within groups of channels, equations (2)-(4), in two spellings of one arithmetic."""
+"""Normalisation within groups of channels, equations (2)-(4), in three spellings of one arithmetic."""
+
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from exporters.sites import Attention, Floats
 _FEW = 4
 _MOST = 32
 
+Spelling = Literal["whole", "apart", "nested"]
+
 
 def normalized(
     editor: GraphEditor,
@@ -18,32 +22,29 @@ def normalized(
     output: str,
     *,
     affine: tuple[Floats, ...] | None = None,
-    nested: bool = False,
+    spelling: Spelling = "whole",
 ) -> str:
     """Collect the nodes from a context `z` of N·C values to `output`: ẑ, or w ⊙ ẑ + b with `affine` (w, b).
 
-    One LayerNormalization over the m channels of a group, whose affine may have the shape (G, m): every
-    runtime computes it stably in one kernel. With `nested`, and m a product of few small numbers, means of
-    at most four values each instead. `output` has the shape (N, G, …), in the memory layout of (N, C).
+    One LayerNormalization over the m channels of a group, whose affine may have the shape (G, m): most
+    runtimes compute it stably in one kernel. `apart` the affine follows it, for those that take no such
+    shape. `nested`, and m a product of few small numbers, it is means of at most four values each. `output`
+    has the shape (N, G, …), in the memory layout of (N, C).
     """
     groups = attention.groups or 1
     width = attention.channels // groups
-    factors = small_factors(width) if nested else None
-    view = editor.reshaped(z, [-1, groups, *(factors or [width])])
-    if factors is None:
-        parameters = affine or (np.ones(width, np.float32),)
-        names = [
-            editor.constant(f"{output}.{key}", values.reshape(groups, width) if affine else values)
-            for key, values in zip("wb", parameters, strict=False)
-        ]
-        return editor.node("LayerNormalization", [view, *names], output, axis=-1, epsilon=attention.epsilon)
+    factors = small_factors(width) if spelling == "nested" else None
+    shape = factors or [width]
+    view = editor.reshaped(z, [-1, groups, *shape])
     if affine is None:
-        return _standardized(editor, view, len(factors), attention.epsilon, output)
+        return _standardized(editor, view, factors, width, attention.epsilon, output)
     w, b = (
-        editor.constant(f"{output}.{key}", values.reshape(groups, *factors))
+        editor.constant(f"{output}.{key}", values.reshape(groups, *shape))
         for key, values in zip("wb", affine, strict=True)
     )
-    standard = _standardized(editor, view, len(factors), attention.epsilon, f"{output}.zn")
+    if factors is None and spelling != "apart":
+        return editor.node("LayerNormalization", [view, w, b], output, axis=-1, epsilon=attention.epsilon)
+    standard = _standardized(editor, view, factors, width, attention.epsilon, f"{output}.zn")
     return editor.node("Add", [editor.node("Mul", [standard, w], f"{output}.scaled"), b], output)
 
 
@@ -59,8 +60,14 @@ def small_factors(width: int) -> list[int] | None:
     return [width, *factors]
 
 
-def _standardized(editor: GraphEditor, view: str, axes: int, epsilon: float, output: str) -> str:
-    """(view - mean) / sqrt(variance + ε) over the last `axes`: two passes, as the definition has them."""
+def _standardized(
+    editor: GraphEditor, view: str, factors: list[int] | None, width: int, epsilon: float, output: str
+) -> str:
+    """(view - mean) / sqrt(variance + ε) over a group: one node, or by `factors` as the definition has it."""
+    if factors is None:
+        ones = editor.constant(f"{output}.ones", np.ones(width, np.float32))
+        return editor.node("LayerNormalization", [view, ones], output, axis=-1, epsilon=epsilon)
+    axes = len(factors)
     centred = editor.node("Sub", [view, _mean(editor, view, axes)], f"{output}.centred")
     squared = editor.node("Mul", [centred, centred], f"{output}.squared")
     floor = editor.constant(f"{output}.epsilon", np.array(epsilon, np.float32))

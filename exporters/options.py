@@ -11,7 +11,7 @@ from lct_deploy.checkpoint import LoadOptions
 from lct_deploy.manifest import Precision
 from lct_deploy.preprocessing import Interpolation, Rgb
 
-Target = Literal["portable", "onnxruntime", "tensorrt"]
+Target = Literal["portable", "onnxruntime", "tensorrt", "openvino"]
 
 
 class CalibrationOptions(BaseModel):

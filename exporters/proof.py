@@ -77,7 +77,7 @@ def verify_artifact(
             description=f"{runtime} {path.name}",
         )
         versions = opened.spec.versions
-    gates = () if engine else _compare_gates(path, proof, batch)
+    gates = () if engine else _compare_gates(path, proof, batch, runtime)
     parity, failures = _judge_logits(proof.reference.logits, logits, precision)
     failures += gate_failures(gates, precision)
     drift = first_drift(gates, precision)
@@ -132,8 +132,8 @@ def _judge_logits(
     return parity, failures + logit_failures(parity, precision)
 
 
-def _compare_gates(path: Path, proof: Proof, batch: int) -> tuple[GateParity, ...]:
-    gates = read_gates(path, proof.images.images[:GATE_IMAGES], batch=batch)
+def _compare_gates(path: Path, proof: Proof, batch: int, runtime: str) -> tuple[GateParity, ...]:
+    gates = read_gates(path, proof.images.images[:GATE_IMAGES], batch=batch, runtime=runtime)
     return tuple(
         compare_gates(layer, proof.reference.gates[layer], values) for layer, values in gates.items()
     )

@@ -47,7 +47,7 @@ def _spell(editor: GraphEditor, node: NodeProto, dtype: int, size: tuple[int, in
     is_half = dtype != TensorProto.FLOAT
     wide = editor.node("Cast", [x], f"{layer}.x32", to=TensorProto.FLOAT) if is_half else x
     z = editor.node("AveragePool", [wide], f"{layer}.z", kernel_shape=list(size))
-    gate = gate_nodes(editor, attention, z, name=f"{layer}.gate", nested=True)
+    gate = gate_nodes(editor, attention, z, name=f"{layer}.gate", spelling="nested")
     scale = editor.reshaped(gate, [-1, attention.channels, 1, 1])
     scaled = editor.node("Mul", [wide, scale], f"{layer}.y32" if is_half else y)
     if is_half:

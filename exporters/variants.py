@@ -11,6 +11,7 @@ from onnx import ModelProto
 from exporters.functions import with_layer_normalization
 from exporters.half import emulate, to_half
 from exporters.images import ParityImages
+from exporters.openvino import spell_for_openvino
 from exporters.options import CalibrationOptions, ExportOptions, Target
 from exporters.proof import Proof, verify_artifact
 from exporters.quantization.calibration import calibrate
@@ -31,10 +32,10 @@ from lct_deploy.preprocessing import Preprocessing
 
 # Which runtimes a precision has graphs for, the default first.
 TARGETS: dict[Precision, tuple[Target, ...]] = {
-    "fp32": ("portable", "onnxruntime", "tensorrt"),
+    "fp32": ("portable", "onnxruntime", "tensorrt", "openvino"),
     "fp16": ("portable", "onnxruntime", "tensorrt"),
-    "bf16": ("portable", "onnxruntime", "tensorrt"),
-    "int8": ("onnxruntime", "tensorrt"),  # where Q/DQ may stand is a matter of the runtime
+    "bf16": ("portable", "onnxruntime", "tensorrt", "openvino"),
+    "int8": ("onnxruntime", "tensorrt", "openvino"),  # where Q/DQ may stand is a matter of the runtime
     "fp8": ("tensorrt",),
 }
 
@@ -65,6 +66,16 @@ class Variant:
     @property
     def name(self) -> str:
         return f"{self.precision}-{self.target}.onnx"
+
+    @property
+    def runtime(self) -> str:
+        """What it is compared with the reference on."""
+        return runs_on(self.target)
+
+
+def runs_on(target: str) -> str:
+    """The runtime that proves a graph for `target`: its own where that needs no GPU, else onnxruntime."""
+    return "openvino" if target == "openvino" else "onnxruntime"
 
 
 def choose_target(options: ExportOptions) -> Target:
@@ -111,12 +122,14 @@ def make_variant(
         images = _calibration_images(options.calibration, preprocessing, parity)
         ranges = calibrate(model, images, options.calibration.method, total=len(images))
         notes = images.notes()
-        model = quantize(model, ranges, "tensorrt" if target == "tensorrt" else "onnxruntime", precision)
+        model = quantize(model, ranges, "onnxruntime" if target == "portable" else target, precision)
     elif precision in ("fp16", "bf16"):
         model = to_half(model, precision)
     if target == "tensorrt":
         # The other precisions have moved their cast before the transpose themselves.
         model = spell_out(cast_first(model) if precision == "fp32" else model)
+    if target == "openvino":
+        model = spell_for_openvino(model)
     return Variant(model=model, precision=precision, target=target, notes=notes)
 
 
@@ -135,13 +148,15 @@ def _calibration_images(
     return images
 
 
-def verify_graph(path: Path, precision: Precision, proof: Proof) -> ParityReport:
-    """Compare the graph at `path` with the reference, on onnxruntime's CPU provider.
+def verify_graph(
+    path: Path, precision: Precision, proof: Proof, *, runtime: str = "onnxruntime"
+) -> ParityReport:
+    """Compare the graph at `path` with the reference, on OpenVINO or on onnxruntime's CPU provider.
 
     What that provider has no kernels for is emulated, and the report says so.
     """
-    if precision not in EMULATED:
-        return verify_artifact(path, precision, proof)
+    if runtime == "openvino" or precision not in EMULATED:
+        return verify_artifact(path, precision, proof, runtime=runtime)
     emulation, warning = EMULATED[precision]
     with tempfile.TemporaryDirectory() as directory:
         emulated = Path(directory) / path.name

@@ -36,7 +36,7 @@ def verify_bundle(
     graph, compiled = bundle.artifact(runtime, precision), bundle.compiled(runtime, precision)
     check_host(bundle, compiled)
     proof = _proof(bundle, checkpoint, images)
-    reports = [verify_graph(bundle.file(graph), graph.precision, proof)]
+    reports = [verify_graph(bundle.file(graph), graph.precision, proof, runtime=runtime)]
     reports += [
         verify_artifact(bundle.file(a), a.precision, proof, batch=a.profiles[0].opt) for a in compiled
     ]

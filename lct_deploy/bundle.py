@@ -83,7 +83,8 @@ class AnyBundle:
                     return self._verified(artifact)
         held = sorted({f"{a.precision} for {a.runtime}" for a in graphs})
         raise BundleError(
-            f"{self.path}: holds no {wanted} graph that {runtime} can run", hint=f"it has {', '.join(held)}"
+            f"{self.path}: holds no {wanted} graph that {runtime} can run",
+            hint=f"it has {', '.join(held)}" + (_openvino_graph(wanted) if runtime == "openvino" else ""),
         )
 
     def compiled(self, runtime: str, precision: Precision | None = None) -> list[Artifact]:
@@ -203,6 +204,11 @@ def read_any_manifest(path: Path) -> Manifest | BackboneManifest:
         raise BundleError(
             f"{file}: not a valid manifest: {'; '.join(lines)}", hint=export_command(path)
         ) from error
+
+
+def _openvino_graph(precision: Precision) -> str:
+    """Where other runtimes read graphs that are made for none, OpenVINO needs one of its own."""
+    return f"; lct-deploy export CHECKPOINT -o BUNDLE --for openvino --precision {precision} makes one"
 
 
 def _is_compiled(record: FileRecord) -> TypeGuard[Artifact]:

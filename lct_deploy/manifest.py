@@ -19,7 +19,7 @@ CONTEXT_OUTPUT, GATE_OUTPUT = ".context", ".gate"
 
 OPERATORS = "lct operators"  # in an artifact's versions: the op library that it needs
 
-RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+RuntimeName = Literal["portable", "onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"]
 
 

@@ -43,7 +43,7 @@ class ServerSettings(BaseSettings):
     )
     cors_origins: str = Field(default="", description="of pages that may call this server, with commas")
 
-    runtime: str = Field(default="onnxruntime", description="or tensorrt, tensorrt-rtx")
+    runtime: str = Field(default="onnxruntime", description="or openvino, tensorrt, tensorrt-rtx")
     precision: Precision | None = Field(
         default=None, description="by default what each bundle was exported for"
     )

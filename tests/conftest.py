@@ -72,6 +72,14 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def openvino_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported for OpenVINO in fp32."""
+    path = tmp_path_factory.mktemp("bundles") / "openvino"
+    export(DEMO_CHECKPOINT, path, ExportOptions(target="openvino"))
+    return path
+
+
 def export(checkpoint: Path, output: Path, options: ExportOptions | None = None) -> Manifest:
     return export_source(
         checkpoint, output, options or ExportOptions(), command="lct-deploy export", announce=lambda _: None

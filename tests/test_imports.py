@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lct_deploy.sample import DEMO_CHECKPOINT
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("lct_deploy", "exporters", "server", "benchmarks")
 
@@ -30,6 +32,7 @@ TORCH_FREE = [
     "lct_deploy.evaluation.table",
     "lct_deploy.runtime.onnxruntime",
     "lct_deploy.runtime.backbone",
+    "lct_deploy.runtime.openvino",
     "lct_deploy.runtime.tensorrt",
     "lct_deploy.kernels.cpu",
     "lct_deploy.kernels.gpu.plan",
@@ -52,7 +55,6 @@ ELSEWHERE = ROOT / "benchmarks" / "serving" / "peers" / "apps"
 # What needs a library that is not among those that developers install.
 NEEDS = {
     "lct_deploy.kernels.gpu.aot_plugin": "tensorrt",
-    "benchmarks.measure.openers.openvino_model": "openvino",
 }
 
 
@@ -74,7 +76,7 @@ def test_serving_loads_nothing_of_a_gpu_unless_asked() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in ast.literal_eval(done.stdout)}
-    assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch"}
+    assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch", "openvino"}
 
 
 def test_the_command_line_starts_before_what_its_commands_need() -> None:
@@ -154,3 +156,15 @@ def test_a_runtime_that_is_not_installed_names_its_extra(demo_bundle: Path) -> N
     done = run_without((*HEAVY, "onnxruntime"), code)
     assert done.returncode == 1
     assert "pip install 'lct-deploy[cpu]'" in done.stderr
+
+
+def test_a_graph_for_a_runtime_that_is_not_installed_is_not_begun(tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    arguments = ["lct-deploy", "export", str(DEMO_CHECKPOINT), "-o", str(output), "--for", "openvino"]
+    done = run_without(
+        ("openvino",), f"import sys\nfrom lct_deploy.cli import main\nsys.argv = {arguments}\nmain()"
+    )
+    assert done.returncode == 1
+    assert "pip install 'lct-deploy[openvino]'" in done.stderr
+    assert "parity" not in done.stderr
+    assert not output.exists()

@@ -1,4 +1,4 @@
-"""Equations (2)-(4) in both spellings against numpy in float64."""
+"""Equations (2)-(4) in every spelling against numpy in float64."""
 
 import numpy as np
 import onnxruntime
@@ -7,14 +7,14 @@ from onnx import ModelProto, TensorProto, helper
 
 from exporters.editing import GraphEditor
 from exporters.functions import LINEAR_CONTEXT_TRANSFORM
-from exporters.normalization import normalized, small_factors
+from exporters.normalization import Spelling, normalized, small_factors
 from exporters.sites import Attention
 
 GROUPS = 3
 EPSILON = 1e-5
 
 
-def spelled(width: int, *, nested: bool, affine: bool) -> tuple[ModelProto, Attention]:
+def spelled(width: int, *, spelling: Spelling, affine: bool) -> tuple[ModelProto, Attention]:
     rng = np.random.default_rng(width)
     w, b = rng.normal(size=(2, GROUPS * width)).astype(np.float32)
     attention = Attention(
@@ -25,7 +25,9 @@ def spelled(width: int, *, nested: bool, affine: bool) -> tuple[ModelProto, Atte
     graph = helper.make_graph([helper.make_node("Identity", ["z"], ["old"])], "graph", [z], [a])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     editor = GraphEditor(model)
-    normalized(editor, attention, "z", "a", affine=attention.parameters if affine else None, nested=nested)
+    normalized(
+        editor, attention, "z", "a", affine=attention.parameters if affine else None, spelling=spelling
+    )
     editor.replace(model.graph.node[0])
     return model, attention
 
@@ -39,10 +41,10 @@ def exact(z: np.ndarray, attention: Attention, *, affine: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("spelling", ["whole", "apart", "nested"])
 @pytest.mark.parametrize("width", [2, 4, 5, 6, 8, 16, 32, 64])
-def test_both_spellings_are_the_definition(width: int, nested: bool, affine: bool) -> None:
-    model, attention = spelled(width, nested=nested, affine=affine)
+def test_every_spelling_is_the_definition(width: int, spelling: Spelling, affine: bool) -> None:
+    model, attention = spelled(width, spelling=spelling, affine=affine)
     rng = np.random.default_rng(0)
     spread = rng.normal(size=(4, GROUPS * width, 1, 1))
     # Contexts of another mean, and groups of hardly any variance or none.
@@ -70,5 +72,5 @@ def test_both_spellings_are_the_definition(width: int, nested: bool, affine: boo
 )
 def test_a_group_is_divided_into_fours(width: int, factors: list[int] | None) -> None:
     assert small_factors(width) == factors
-    operators = {node.op_type for node in spelled(width, nested=True, affine=True)[0].graph.node}
+    operators = {node.op_type for node in spelled(width, spelling="nested", affine=True)[0].graph.node}
     assert ("LayerNormalization" in operators) == (factors is None)

@@ -23,9 +23,13 @@ from tests.conftest import QuickCli
 PUBLIC = {"open", "infer", "profile", "spec", "close"}
 
 
-@pytest.fixture(params=["onnxruntime", "torch"])
-def runtime(request: pytest.FixtureRequest, demo_bundle: Path) -> Runtime:
-    path = {"onnxruntime": demo_bundle / "model.onnx", "torch": DEMO_CHECKPOINT}[request.param]
+@pytest.fixture(params=["onnxruntime", "openvino", "torch"])
+def runtime(request: pytest.FixtureRequest, demo_bundle: Path, openvino_bundle: Path) -> Runtime:
+    path = {
+        "onnxruntime": demo_bundle / "model.onnx",
+        "openvino": openvino_bundle / "fp32-openvino.onnx",
+        "torch": DEMO_CHECKPOINT,
+    }[request.param]
     return open_artifact(request.param, path, RuntimeOptions(threads=1))
 
 
@@ -70,7 +74,7 @@ def test_it_can_be_closed(runtime: Runtime) -> None:
 
 def test_an_unknown_runtime_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"unknown runtime 'jax'[\s\S]*onnxruntime, tensorrt, tensorrt-rtx, torch"
+        UsageError, match=r"unknown runtime 'jax'[\s\S]*onnxruntime, tensorrt, tensorrt-rtx, openvino, torch"
     ):
         open_artifact("jax", DEMO_CHECKPOINT, RuntimeOptions())
 

@@ -40,7 +40,7 @@ class Weights:
 
 
 def activation(range_: Range, target: Target, precision: EightBit = "int8") -> Affine:
-    """uint8 with a zero point for onnxruntime, symmetric for TensorRT; zero is always exact."""
+    """Symmetric for TensorRT, uint8 with a zero point for the others; zero is always exact."""
     low, high = min(range_.low, 0.0), max(range_.high, 0.0)
     if target == "tensorrt":
         scale = _scale(max(-low, high) / _PEAKS[precision])
@@ -59,7 +59,7 @@ def weights(
     """Symmetric per output channel, of a convolution (out, in, …) or a linear layer (out, in)."""
     limit = _PEAKS[precision]
     peak = np.abs(values).reshape(len(values), -1).max(axis=1) / limit
-    if target == "onnxruntime":
+    if target != "tensorrt":
         peak = np.maximum(peak, _pair_peak(values) / _PAIR_LIMIT)
     # A channel that BatchNorm switched off has weights of zero and still a bias to represent.
     floor = np.abs(bias) / (input_scale * _BIAS_LIMIT)
@@ -73,7 +73,7 @@ def weights(
 def _pair_peak(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The largest sum of two neighbouring weights of one sign, by output channel.
 
-    On CPUs without VNNI onnxruntime adds the products of two bytes and two weights in int16, which
+    On CPUs without VNNI onnxruntime and oneDNN add the products of two bytes and two weights in int16, which
     saturates where such a sum is over 128 steps. Neighbours are input channels of one pixel; where these
     are odd in number, as the pixels of a window lie one behind the other.
     """

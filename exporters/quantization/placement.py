@@ -8,6 +8,7 @@ and adds in eight bits. TensorRT fuses what stands between two Q/DQ: without one
 the addition and the ReLU are one kernel; and so are, in a block without attention, the branch's last
 convolution, the addition and the ReLU. It has no fp8 kernel for the first convolution's three channels,
 and would dequantise the weights at every run: in fp8 that one stays in float, and the pooling behind it.
+OpenVINO is as onnxruntime: a tensor that is read in float, too, it writes twice.
 """
 
 from typing import Literal
@@ -16,7 +17,7 @@ from onnx import GraphProto, NodeProto
 
 from exporters.functions import DOMAIN
 
-Target = Literal["onnxruntime", "tensorrt"]
+Target = Literal["onnxruntime", "tensorrt", "openvino"]
 
 
 def placement(graph: GraphProto, target: Target, *, stem: bool = True) -> dict[str, str]:

@@ -26,7 +26,9 @@ def quantize(
 
     `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
     `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other; the stem is in eight
-    bits for int8 alone. Nodes and tensors keep their names: beside a tensor `t` stand
+    bits for int8 alone.
+    `openvino`: uint8 activations with zero points, float biases, the stem in eight bits.
+    Nodes and tensors keep their names: beside a tensor `t` stand
     `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
     `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
     """

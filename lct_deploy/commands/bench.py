@@ -38,7 +38,8 @@ def bench_command(
         list[Path] | None, typer.Argument(help="Bundles; several are measured in turns.")
     ] = None,
     runtime: Annotated[
-        str, typer.Option(help="One or more of onnxruntime, tensorrt and tensorrt-rtx, with commas.")
+        str,
+        typer.Option(help="One or more of onnxruntime, openvino, tensorrt and tensorrt-rtx, with commas."),
     ] = "onnxruntime",
     provider: ProviderOption = None,
     precision: Annotated[

@@ -1,5 +1,6 @@
 """`lct-deploy compile`: for this machine's processor, or for a GPU."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,11 @@ def compile_command(
         manifest, done = _compile_for_host(bundle, "1" if batch is None else batch, precision, images)
     elif is_flavour(runtime):
         manifest, done = _compile_engine(bundle, runtime, batch, precision, images, chosen)
+    elif runtime == "openvino":
+        raise UsageError(
+            "openvino compiles a graph when it opens it, nothing is compiled before",
+            hint=f"lct-deploy export CHECKPOINT -o {shlex.quote(str(bundle))} --for openvino --overwrite",
+        )
     else:
         raise UsageError(
             f"nothing can be compiled for the runtime {runtime!r}",

@@ -34,7 +34,8 @@ def export_command(
     opset: Annotated[int | None, typer.Option(help="Default 20; of an .onnx file: its own.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
     target: Annotated[
-        str | None, typer.Option("--for", help="portable, onnxruntime or tensorrt; default by precision.")
+        str | None,
+        typer.Option("--for", help="portable, onnxruntime, openvino or tensorrt; default by precision."),
     ] = None,
     calib_data: Annotated[
         str | None, typer.Option(help="int8, fp8: images for the ranges, a directory or fashion-mnist.")

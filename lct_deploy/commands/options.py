@@ -14,7 +14,7 @@ from lct_deploy.manifest import Precision
 if TYPE_CHECKING:
     from lct_deploy.runtime import RuntimeOptions
 
-RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 ProviderOption = Annotated[
     str | None,
     typer.Option(envvar="LCT_PROVIDER", help="onnxruntime's: cpu, cuda or tensorrt; default: cpu."),

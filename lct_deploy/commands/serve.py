@@ -16,7 +16,7 @@ def serve_command(
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read and decode images.")] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="onnxruntime (default), tensorrt, tensorrt-rtx.")
+        str | None, typer.Option(help="onnxruntime (default), openvino, tensorrt, tensorrt-rtx.")
     ] = None,
     provider: ProviderOption = None,
     precision: PrecisionOption = None,

@@ -27,6 +27,7 @@ class RuntimeOptions:
 
     threads: int = field(default_factory=available_cores)
     provider: ProviderName = "cpu"  # onnxruntime's
+    max_batch: int = 8  # OpenVINO: images that run at once; of more it makes several batches
     streams: int = 2  # TensorRT: calls that run side by side, each with buffers of its own
     cuda_graphs: bool = True  # TensorRT: launch all of an inference's kernels at once
 

@@ -27,6 +27,7 @@ _RUNTIMES = {
     "onnxruntime": ("lct_deploy.runtime.onnxruntime", "OnnxRuntime", "cpu"),
     "tensorrt": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "gpu"),
     "tensorrt-rtx": ("lct_deploy.runtime.tensorrt", "TensorRtRuntime", "rtx"),
+    "openvino": ("lct_deploy.runtime.openvino", "OpenVinoRuntime", "openvino"),
     "torch": ("lct_deploy.runtime.torch", "TorchRuntime", "export"),
 }
 
@@ -37,19 +38,15 @@ def check_known(name: str) -> None:
         raise UsageError(f"unknown runtime {name!r}", hint=f"runtimes are {', '.join(_RUNTIMES)}")
 
 
-def open_artifact(
-    name: str, path: Path, options: RuntimeOptions, artifact: Artifact | None = None
-) -> Runtime:
-    """Open a graph, an engine or a checkpoint with the runtime called `name`.
+def load_runtime(name: str) -> type[ArtifactRuntime]:
+    """The class behind a runtime's name.
 
-    `artifact` is what a bundle says of the file, without which engines are not opened. Raises
-    UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
+    Raises UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
     """
     check_known(name)
     module, class_name, extra = _RUNTIMES[name]
     with _needing(extra, name):
-        runtime: type[ArtifactRuntime] = getattr(importlib.import_module(module), class_name)
-    return runtime.open(path, options, artifact)
+        return getattr(importlib.import_module(module), class_name)
 
 
 @contextmanager
@@ -62,6 +59,17 @@ def _needing(extra: str, name: str) -> Generator[None]:
             f"the runtime {name} needs the package {error.name}, which is not installed",
             hint=f"pip install 'lct-deploy[{extra}]'",
         ) from error
+
+
+def open_artifact(
+    name: str, path: Path, options: RuntimeOptions, artifact: Artifact | None = None
+) -> Runtime:
+    """Open a graph, an engine or a checkpoint with the runtime called `name`.
+
+    `artifact` is what a bundle says of the file, without which engines are not opened. Raises
+    UsageError for an unknown name, RuntimeUnavailableError where it is not installed.
+    """
+    return load_runtime(name).open(path, options, artifact)
 
 
 def open_backbone(

@@ -16,7 +16,7 @@ from lct_deploy.atomic import sha256_file
 from lct_deploy.bundle import MANIFEST, Bundle, open_bundle
 from lct_deploy.errors import LctDeployError
 from lct_deploy.golden import check_golden
-from lct_deploy.runtime import Runtime, open_bundled
+from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 from server.engine.config import BatchSizes, EngineConfig, EngineInfo
 from server.engine.defaults import default_batch, default_threads, multiply_adds
 from server.engine.engine import Engine
@@ -39,7 +39,8 @@ def main() -> None:
         bundle = open_bundle(config.bundle)
         cost = multiply_adds(bundle.manifest)
         threads = config.threads or default_threads(cost)
-        runtimes = _open(bundle, config, threads)
+        options = replace(config.options, threads=threads, max_batch=config.max_batch or default_batch(cost))
+        runtimes = _open(bundle, config, options)
         sizes = BatchSizes.of(runtimes[0].spec, config.max_batch, usual=default_batch(cost))
     except LctDeployError as error:
         failure = Failure(error=type(error).__name__, message=error.message, hint=error.hint)
@@ -55,9 +56,9 @@ def main() -> None:
         runtime.close()
 
 
-def _open(bundle: Bundle, config: EngineConfig, threads: int) -> list[Runtime]:
+def _open(bundle: Bundle, config: EngineConfig, options: RuntimeOptions) -> list[Runtime]:
     """Runtimes that have answered the golden inputs, each: first inferences are slow ones."""
-    options, runtimes = replace(config.options, threads=threads), list[Runtime]()
+    runtimes = list[Runtime]()
     for _ in range(config.instances):
         runtimes.append(open_bundled(bundle, config.runtime, options, config.precision))
         check_golden(bundle, runtimes[-1], images=WARM_UP_IMAGES)

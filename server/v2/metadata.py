@@ -20,6 +20,7 @@ _TENSORRT = ("tensorrt", "tensorrt_plan")
 # Backend and platform by the names that clients know.
 _PLATFORMS = {
     "onnxruntime": ("onnxruntime", "onnxruntime_onnx"),
+    "openvino": ("openvino", "openvino_onnx"),
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": _TENSORRT,
 }

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import openvino  # pyright: ignore[reportMissingImports] - of its own environment
+import openvino
 from numpy.typing import NDArray
 
 from benchmarks.measure.messages import Subject
