@@ -28,6 +28,7 @@ from lct_deploy.manifest import Precision
 from lct_deploy.predictions import top_classes
 from lct_deploy.preprocessing import Preprocessing
 from lct_deploy.runtime import RuntimeOptions, RuntimeSpec, open_artifact
+from lct_deploy.runtime.base import Stages
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli
 from tests.idx import write_idx
@@ -87,6 +88,10 @@ class Dictated:
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(len(images))
         return self.logits[images[:, 0, 0, 0]]
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        self.infer(images)
+        return Stages()
 
     def close(self) -> None:
         pass

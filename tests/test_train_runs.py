@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_the_average_of_the_weights_is_what_is_tested_and_written(data: Path, tm
 
 def test_the_average_follows_its_rule(data: Path, tmp_path: Path) -> None:
     """After two steps: decay · first + (1 − decay) · second, of weights and statistics."""
-    states: list[dict[str, torch.Tensor]] = []
+    states: list[dict[str, Any]] = []
     for epochs in (1, 2):
         run(data, tmp_path / f"{epochs}.pt", ema_decay=0.75, schedule="step", epochs=epochs, batch_size=120)
         states.append(torch.load(tmp_path / f"{epochs}.state.pt", weights_only=True))
@@ -207,7 +208,9 @@ def test_all_parts_of_a_batch_count_alike_in_running_statistics(parts: int) -> N
 
 def test_a_batch_in_parts_has_the_gradient_of_its_mean_loss(data: Path, tmp_path: Path) -> None:
     """By plain PyTorch, with each part normalised by itself, for one step of SGD without momentum."""
-    changes = {"epochs": 1, "batch_size": 120, "momentum": 0.0, "weight_decay": 0.0, "schedule": "step"}
+    changes: dict[str, Any] = {
+        "epochs": 1, "batch_size": 120, "momentum": 0.0, "weight_decay": 0.0, "schedule": "step",
+    }  # fmt: skip
     run(data, tmp_path / "model.pt", execution=Execution(accumulate=3, channels_last=False), **changes)
     splits, config = load_splits(str(data)), model_config("lct_resnet20", num_classes=3)
     preprocessing = settle_preprocessing(TrainConfig(), splits.train, config)
@@ -235,7 +238,7 @@ def test_epochs_go_to_the_log_and_to_tensorboard(data: Path, tmp_path: Path) -> 
     rows = log(output)
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
-    assert set(accumulator.Tags()["scalars"]) == set(rows[0]) - {"epoch"}
+    assert set(cast("list[str]", accumulator.Tags()["scalars"])) == set(rows[0]) - {"epoch"}
     for name in ("loss", "test_top1", "lr", "data_wait"):
         scalars = accumulator.Scalars(name)
         assert [event.step for event in scalars] == [1, 2]
@@ -319,7 +322,7 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(
         return learn(self, *arguments)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Learner, "step", failing)
-    options = {"execution": Execution(save_every=2), "precision": "bf16", "ema_decay": 0.9}
+    options: dict[str, Any] = {"execution": Execution(save_every=2), "precision": "bf16", "ema_decay": 0.9}
     with pytest.raises(SystemError, match="power"):
         run(data, output, **options)
     monkeypatch.undo()

@@ -26,7 +26,8 @@ def context_and_features(x: Tensor) -> tuple[Tensor, Tensor]:
     Autograd alone would write the context's gradient out to X's size in float32, convert it, and add
     it to the gradient that comes through equation (5). Here the addition broadcasts it.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if traced or not torch.is_grad_enabled():
         return global_context(x), x
     return _ContextAndFeatures.apply(x)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError
 from lct_deploy.manifest import PRECISION_KEY, Artifact, Precision
-from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, check_images
+from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, Stages, check_images, milliseconds_of
 from lct_deploy.runtime.buckets import BatchRange, bucket_sizes, split
 
 # OpenVINO tells its makers of every import, over the network, unless this package is absent.
@@ -55,6 +55,9 @@ class OpenVinoRuntime:
         with self._turn:
             parts = [self._run(images[chunk.start : chunk.stop], chunk.bucket) for chunk in chunks]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def profile(self, images: NDArray[np.uint8]) -> Stages:
+        return Stages(compute=milliseconds_of(lambda: self.infer(images)))
 
     def close(self) -> None:
         del self._requests, self._graph
