@@ -42,6 +42,7 @@ class Opened(Message):
     precision: str
     compiled_batches: tuple[int, ...]
     device: str
+    pixels: int | None = Field(default=None, description="of a side of its input")
     golden_error: float = Field(description="max |Δlogit|")
     golden_top1: float = Field(description="share of the inputs whose best class is PyTorch's")
     preprocess_ms: float = Field(description="of one photograph of 500x375 pixels, median")

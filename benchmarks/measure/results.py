@@ -50,6 +50,7 @@ class Row:
     threads: int
     batch: int
     concurrency: int
+    pixels: int | None = None
     rounds: int = 0
     inferences: int = 0
     images_per_second: float | None = None
@@ -128,6 +129,7 @@ def _about(opened: Opened, subject: Subject, load: Load) -> Row:
         threads=subject.threads,
         batch=load.batch,
         concurrency=load.concurrency,
+        pixels=opened.pixels,
     )
 
 

@@ -120,6 +120,7 @@ def _opened(bundle: Bundle, runner: Runner) -> Opened:
         precision=runner.precision,
         compiled_batches=runner.compiled_batches,
         device=runner.device,
+        pixels=bundle.manifest.input.height,
         golden_error=parity.max_abs_error,
         golden_top1=parity.top1_agreement,
         preprocess_ms=_preprocess_ms(bundle),

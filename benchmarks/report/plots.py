@@ -112,7 +112,7 @@ def _dots(panel: Axes, names: Sequence[str], series: Sequence[Dots]) -> None:
     panel.set_xscale("log")
     panel.axvline(1, color=INK, linewidth=1)
     panel.set_yticks(range(len(names)), names)
-    panel.invert_yaxis()
+    panel.set_ylim(len(names) - 0.5, -0.5)
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -75,8 +75,8 @@ def _share_lines(source: Source, found: dict[str, float]) -> Iterator[list[str]]
 
 def _rate(arch: str, row: Mapping[str, str]) -> float:
     """Gop/s of an inference: a multiplication and an addition for each multiply-add."""
-    operations = 2 * model_cost(model_config(arch)).multiply_adds * int(row["batch"])
-    return operations / float(row["p50_ms"]) / 1e6
+    cost = model_cost(model_config(arch), image_size=int(row["pixels"]))
+    return 2 * cost.multiply_adds * int(row["batch"]) / float(row["p50_ms"]) / 1e6
 
 
 SECTION = Section(
