@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import benchmarks.report.__main__ as program
-from benchmarks import attention, harness, roofline, scaling
+from benchmarks import ablations, attention, harness, roofline, scaling
 from benchmarks.gpu.plan import Case, KernelCase, groups, kernel_cases
 from benchmarks.gpu.records import KernelResult, Result, Times, beside_plain, row
 from benchmarks.measure.messages import Subject, Taken
@@ -192,6 +192,18 @@ def test_scaling(results: Path, root: Path) -> None:
     assert PLOTS / f"scaling-{MACHINE}.svg" in report.files
 
 
+def test_ablations_beside_the_paper(results: Path, root: Path) -> None:
+    of = ablations.Row(setting="LCT", table="1-5", seed=0, epochs=3, top1=90.0, loss=0.3, seconds=5)
+    refused = ablations.Row(setting="G 16", table="2", seed=0, epochs=3, error="error: one channel a group")
+    rows = [of, replace(of, seed=1, top1=91.0), replace(of, setting="SE", table="1, 4", top1=90.0), refused]
+    write(results, "ablations", rows)
+    text = section_of(document(results, root), "Ablations of the paper")
+    assert "3 epochs a run." in text
+    assert "| LCT | 1-5 | **90.50** | 0.71 | +0.00 | 2 | 77.45 |" in text
+    assert "| SE | 1, 4 | **90.00** | – | -0.50 | 1 | 77.31 |" in text
+    assert "| G 16 | 2 | **failed**: error: one channel a group | – | – | 1 | – |" in text
+
+
 def contest(server: str, number: int, rate: float, status: str = "ok") -> Standing:
     latency = Latency(min=1, mean=2, p50=2, p90=3, p95=3, p99=4, max=5)
     figures = Figures(
@@ -259,7 +271,7 @@ def test_how_the_server_lives_and_stops(results: Path, root: Path) -> None:
     assert "| memory, last third over first | +5.94% |" in soaked
     assert PLOTS / f"serving-soak-{MACHINE}.svg" in report.files
     stopped = section_of(text, "What stopping and reloading lose")
-    assert "**Failed**: 2 requests were lost." in stopped
+    assert "**Failed**: 2 requests were lost; answers with 503: 1." in stopped
     assert "| SIGTERM | 2 | **2** | 0 | 180 | 0.500 | 0.500 | 0: 2 | 503: 1 |" in stopped
 
 

@@ -1,6 +1,7 @@
 """All sections, in the order in which they stand: what decides whether to adopt first, details last."""
 
 from benchmarks.report import (
+    ablations,
     accuracy,
     attention,
     gpu,
@@ -33,5 +34,6 @@ SECTIONS: tuple[Section, ...] = (
     serving_life.FUZZ,
     kernel_resources.SECTION,
     accuracy.TRAINING,
+    ablations.SECTION,
     times.HARNESS,
 )
