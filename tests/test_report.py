@@ -131,6 +131,14 @@ def test_attention_over_the_plain_network_and_over_the_floor(results: Path, root
     assert f"| `{MACHINE}`, fp32, batch 2 | **1.200** [1.150, 1.250] | 1.50 | [not measured](" in headline
 
 
+def test_attention_in_openvino(results: Path, root: Path) -> None:
+    rows = [*pairs("lct_resnet50", "openvino", [1.1, 1.2, 1.3]), *pairs("lct_resnet50", "dynamic", [2.0])]
+    write(results, f"openvino-{MACHINE}", rows)
+    text = section_of(document(results, root), "What attention costs in OpenVINO")
+    assert "| fp32, batch 2 | openvino | **1.200** (1.100 to 1.300) [1.150, 1.250] | 6.00 | 5.00 |" in text
+    assert "| fp32, batch 2 | dynamic | **2.000** (2.000 to 2.000) [2.000, 2.000] | 10.0 | 5.00 |" in text
+
+
 @pytest.fixture
 def peers(results: Path, tmp_path: Path) -> Path:
     """Real ones of a network that does nothing, under the name of one that is known; one is not installed."""

@@ -66,7 +66,7 @@ class Overhead:
 
 def overheads(source: Source) -> dict[Group, Overhead]:
     """By precision and batch, of those in which LCT was measured in one of its best forms."""
-    found = {group: _overhead(series) for group, series in _groups(source).items()}
+    found = {group: _overhead(series) for group, series in groups(source).items()}
     return {group: overhead for group, overhead in found.items() if overhead is not None}
 
 
@@ -90,7 +90,8 @@ def _overhead(series: Series) -> Overhead | None:
     )
 
 
-def _groups(source: Source) -> Mapping[Group, Series]:
+def groups(source: Source) -> Mapping[Group, Series]:
+    """Milliseconds an image by precision and batch, then by model and form."""
     found: dict[Group, dict[tuple[str, ...], Pairs]] = {}
     for (precision, batch, model, form), rows in source.groups("precision", "batch", "model", "form").items():
         own, base = (
@@ -102,9 +103,9 @@ def _groups(source: Source) -> Mapping[Group, Series]:
 
 
 def _show(source: Source, _: Results) -> Shown:
-    groups = _groups(source)
+    found = groups(source)
     text = f"{source.told('threads')} threads, 224 pixels.\n\n{_absolutes(overheads(source))}\n"
-    return Shown(text=text + _forms(groups), plots={"Overhead of each form": _plot(groups)})
+    return Shown(text=text + _forms(found), plots={"Overhead of each form": _plot(found)})
 
 
 def _absolutes(found: Mapping[Group, Overhead]) -> str:
@@ -129,7 +130,7 @@ def _absolutes(found: Mapping[Group, Overhead]) -> str:
     return table(header, lines)
 
 
-def _forms(groups: Mapping[Group, Series]) -> str:
+def _forms(found: Mapping[Group, Series]) -> str:
     header = ["", "form"]
     for name in MODELS.values():
         header += [f"{name} over plain (90 % interval of the median) [quartiles]", f"{name} ms/image"]
@@ -137,16 +138,17 @@ def _forms(groups: Mapping[Group, Series]) -> str:
         [
             f"{precision}, batch {batch}",
             form,
-            *(cell for model in MODELS for cell in _cells(series, model, form)),
+            *(cell for model in MODELS for cell in cells(series, model, form)),
         ]
-        for (precision, batch), series in groups.items()
+        for (precision, batch), series in found.items()
         for form in FORMS
         if any((model, form) in series for model in MODELS)
     ]
     return table(header, lines)
 
 
-def _cells(series: Series, model: str, form: str) -> tuple[str, str]:
+def cells(series: Series, model: str, form: str) -> tuple[str, str]:
+    """The overhead with its interval and quartiles, and the milliseconds."""
     if (model, form) not in series:
         return ABSENT, ABSENT
     pairs = series[model, form]
@@ -154,9 +156,9 @@ def _cells(series: Series, model: str, form: str) -> tuple[str, str]:
     return overhead, digits(float(np.median(pairs.milliseconds)))
 
 
-def _plot(groups: Mapping[Group, Series]) -> str:
+def _plot(found: Mapping[Group, Series]) -> str:
     panels: dict[str, tuple[list[str], list[Dots]]] = {}
-    for (precision, batch), series in groups.items():
+    for (precision, batch), series in found.items():
         forms = [form for form in FORMS if any((model, form) in series for model in MODELS)]
         dots = [
             Dots(

@@ -6,6 +6,7 @@ from benchmarks.report import (
     attention,
     gpu,
     kernel_resources,
+    openvino_forms,
     peers,
     roofline,
     scaling,
@@ -17,6 +18,7 @@ from benchmarks.report.section import Section
 
 SECTIONS: tuple[Section, ...] = (
     attention.SECTION,
+    openvino_forms.SECTION,
     peers.SECTION,
     accuracy.ACCURACY,
     serving.COMPARISON,
