@@ -1,5 +1,6 @@
 """Training batches: the same for the same seed, every image once, changed only as intended."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lct_deploy.datasets import ArrayImages, FolderImages, load_image_folder
-from lct_deploy.errors import ImageError
+from lct_deploy.errors import ImageError, LctDeployError
 from lct_deploy.preprocessing import Preprocessing, load_image, preprocess
 from lct_deploy.train.augment import draw_shifts, random_resized_crop, shift_and_flip
 from lct_deploy.train.batches import Batches, Share
@@ -289,6 +290,16 @@ def test_a_batch_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(ImageError, match=r"no image of a batch can be used: .*0.png: not an image"):
         collect(batches, 0)
+
+
+@pytest.mark.filterwarnings(FORK)
+def test_a_worker_that_dies_is_told_of(folder: FolderImages) -> None:
+    batches = files(folder, workers=1).epoch(0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(LctDeployError, match="a process that decodes images has died: DataLoader worker"):
+        list(batches)
 
 
 # ---- random-resized crop ---------------------------------------------------------------------------

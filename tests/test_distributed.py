@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_a_step_of_two_processes_is_that_of_one(data: Path, tmp_path: Path) -> N
     options = ("--epochs", 1, "--batch-size", 121, "--lr", 0.05, "--momentum", 0.9)
     ends = finish(start("--data", data, "-o", tmp_path / "two.pt", *options))
     assert [code for code, _, _ in ends] == [0, 0], ends
-    changes = {"epochs": 1, "batch_size": 121, "schedule": "step"}
+    changes: dict[str, Any] = {"epochs": 1, "batch_size": 121, "schedule": "step"}
     one = run(data, tmp_path / "one.pt", execution=Execution(accumulate=2), **changes)
     a, b = (load_checkpoint(tmp_path / f"{name}.pt").model.state_dict() for name in ("one", "two"))
     for name, value in a.items():
@@ -135,7 +136,7 @@ def test_a_killed_run_resumes_to_the_same_bits(data: Path, trained: Path, tmp_pa
     assert same_weights(output, trained)
 
 
-def test_a_signal_to_one_process_ends_all_between_two_steps(data: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_all_processes_between_two_steps(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.pt"
     processes = start("--data", data, "-o", output, *OPTIONS, "--epochs", 500, "--batch-size", 6)
     assert processes[0].stderr is not None

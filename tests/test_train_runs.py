@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,7 +208,13 @@ def test_all_parts_of_a_batch_count_alike_in_running_statistics(parts: int) -> N
 
 def test_a_batch_in_parts_has_the_gradient_of_its_mean_loss(data: Path, tmp_path: Path) -> None:
     """By plain PyTorch, with each part normalised by itself, for one step of SGD without momentum."""
-    changes = {"epochs": 1, "batch_size": 120, "momentum": 0.0, "weight_decay": 0.0, "schedule": "step"}
+    changes: dict[str, Any] = {
+        "epochs": 1,
+        "batch_size": 120,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "step",
+    }
     run(data, tmp_path / "model.pt", execution=Execution(accumulate=3, channels_last=False), **changes)
     splits, config = load_splits(str(data)), model_config("lct_resnet20", num_classes=3)
     preprocessing = settle_preprocessing(TrainConfig(), splits.train, config)
@@ -319,7 +326,11 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(
         return learn(self, *arguments)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Learner, "step", failing)
-    options = {"execution": Execution(save_every=2), "precision": "bf16", "ema_decay": 0.9}
+    options: dict[str, Any] = {
+        "execution": Execution(save_every=2),
+        "precision": "bf16",
+        "ema_decay": 0.9,
+    }
     with pytest.raises(SystemError, match="power"):
         run(data, output, **options)
     monkeypatch.undo()

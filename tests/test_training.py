@@ -203,7 +203,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_epoch(
     data: Path, tmp_path: Path, rate: float, decay: float, reason: str
 ) -> None:
     """With a step an epoch and warm-up from 0, the first epoch changes no weight and is good."""
-    schedule = {"epochs": 5, "batch_size": 120, "warmup_epochs": 1, "schedule": "step"}
+    schedule: dict[str, Any] = {"epochs": 5, "batch_size": 120, "warmup_epochs": 1, "schedule": "step"}
     with pytest.raises(LctDeployError, match=reason) as caught:
         run(data, tmp_path / "model.pt", lr=rate, weight_decay=decay, **schedule)
     assert caught.value.exit_code == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lct_deploy.datasets import FolderImages
-from lct_deploy.errors import ImageError
+from lct_deploy.errors import ImageError, LctDeployError
 from lct_deploy.preprocessing import Preprocessing, load_image, load_rgb
 from lct_deploy.train.augment import random_resized_crop
 
@@ -54,7 +54,7 @@ def file_batches(
         pin_memory=pinned,
         worker_init_fn=_leave_signals,
     )
-    for batch, errors in loader:
+    for batch, errors in _while_alive(loader):
         if errors and unreadable is None:
             raise errors[0]
         if unreadable is not None:
@@ -62,6 +62,19 @@ def file_batches(
         if batch is None:
             raise ImageError(f"no image of a batch can be used: {errors[0].message}")
         yield batch
+
+
+def _while_alive(loader: Iterable[_Collated]) -> Iterator[_Collated]:
+    """What the workers send; raises LctDeployError where one has died, as for want of memory."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LctDeployError(
+            f"a process that decodes images has died: {str(error).splitlines()[0]}",
+            hint="--workers with fewer takes less memory; --resume goes on from the last state",
+        ) from error
 
 
 class _ImageFiles(Dataset[_Sample]):

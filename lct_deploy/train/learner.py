@@ -18,8 +18,6 @@ from lct_deploy.train.files import Batch
 from lct_deploy.train.ranks import Ranks, lost_peer
 from lct_deploy.train.statistics import average_statistics, set_momentum
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class Learner:
     """The network's weights and what the optimizer keeps beside them.
@@ -98,8 +96,8 @@ class Learner:
         return loss.detach()
 
     def _autocast(self) -> torch.autocast:
-        device = self._ranks.device.type
-        return torch.autocast(device, _TYPES[self._precision], enabled=self._precision != "fp32")
+        kind = torch.float16 if self._precision == "fp16" else torch.bfloat16
+        return torch.autocast(self._ranks.device.type, kind, enabled=self._precision != "fp32")
 
 
 def _shared(model: ImageClassifier, ranks: Ranks) -> DistributedDataParallel | None:

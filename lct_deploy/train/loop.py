@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lct_deploy.errors import DataError, ImageError, LctDeployError
+from lct_deploy.errors import DataError, LctDeployError
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.progress import stderr
 from lct_deploy.train.accuracy import accuracy
@@ -123,7 +123,7 @@ class Trainer:
         """The parts of the next batch that are this process's, on its device, or why there are none."""
         try:
             batches = list(islice(parts, self._job.execution.accumulate))
-        except ImageError as error:
+        except LctDeployError as error:
             return [], error
         device = self._ranks.device
         return [(x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in batches], None
