@@ -65,9 +65,10 @@ class Meter:
 
     def _status(self) -> str:
         standing = self._standing
-        loss = standing.loss / standing.images if standing.images else 0.0
+        if not standing.images:  # a loss is known once the step after it has begun
+            return f"{self.time_left()} left"
         return (
-            f"loss {loss:.3f}, {standing.images_per_second:.0f} images/s, "
+            f"loss {standing.loss / standing.images:.3f}, {standing.images_per_second:.0f} images/s, "
             f"waiting for data {standing.data_wait:.1f} %, {self.time_left()} left"
         )
 
