@@ -1,6 +1,7 @@
 """Training batches: the same for the same seed, every image once, changed only as intended."""
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lct_deploy.datasets import ArrayImages, FolderImages, load_image_folder
-from lct_deploy.errors import ImageError, LctDeployError
+from lct_deploy.errors import ImageError
 from lct_deploy.preprocessing import Preprocessing, load_image, preprocess
 from lct_deploy.train.augment import draw_shifts, random_resized_crop, shift_and_flip
 from lct_deploy.train.batches import Batches, Share
@@ -292,14 +293,29 @@ def test_a_batch_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
         collect(batches, 0)
 
 
-@pytest.mark.filterwarnings(FORK)
 def test_a_worker_that_dies_is_told_of(folder: FolderImages) -> None:
-    batches = files(folder, workers=1).epoch(0)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    worker.kill()
-    with pytest.raises(LctDeployError, match="a process that decodes images has died: DataLoader worker"):
-        list(batches)
+    """In a process of its own: PyTorch tells of it from a signal handler, wherever the main thread is."""
+    directory = Path(folder.paths[0]).parent.parent
+    code = f"""
+import multiprocessing, sys
+from pathlib import Path
+from lct_deploy.datasets import load_image_folder
+from lct_deploy.errors import LctDeployError
+from lct_deploy.preprocessing import Preprocessing
+from lct_deploy.train.batches import Batches
+small = Preprocessing(resize=8, crop=8)
+images = load_image_folder(Path({str(directory)!r}))
+batches = Batches(images, small, batch_size=1, augment=False, workers=1).epoch(0)
+next(batches)
+(worker,) = multiprocessing.active_children()
+worker.kill()
+try:
+    list(batches)
+except LctDeployError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "a process that decodes images has died: DataLoader worker" in done.stdout, done.stderr
 
 
 # ---- random-resized crop ---------------------------------------------------------------------------
