@@ -69,7 +69,7 @@ def test_no_run_begins_once_the_time_is_over(data: Path, tmp_path: Path) -> None
 
 def test_a_run_that_was_cut_off_goes_on(data: Path, tmp_path: Path) -> None:
     """The state that an earlier process has left is used: the log holds its epoch as it was."""
-    setting = Setting(name="LCT", table="1", options=("--arch=lct_resnet20",))
+    setting = Setting(name="LCT", table="1", paper="", options=("--arch=lct_resnet20",))
     directory = tmp_path / "LCT-0"
     directory.mkdir()
     options = [*setting.options, *ablations.RECIPE, "--epochs=2", "--seed=0"]
