@@ -125,7 +125,7 @@ def test_any_batch_and_extreme_images(target: Target, batch: int) -> None:
         reference = run(fp32("lct_resnet26"), images)
         logits = run(int8("lct_resnet26", target), images)
         assert logits.shape == (batch, 10)
-        assert sqnr(reference, logits) > 8
+        assert sqnr(reference, logits) > 6  # brighter and darker than all that it was calibrated on
 
 
 @pytest.mark.parametrize("target", TARGETS)
