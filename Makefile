@@ -29,9 +29,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup.py $(OPERATORS)
 demo: setup
 	$(BIN)/lct-deploy demo
 
-# A file stays in one process: its tests share bundles and servers.
+# A file stays in one process: its tests share bundles and servers. Where OpenVINO has run in a process, forking
+# PyTorch's loaders of data and giving up a build of TensorRT-RTX crash it: the files that run it come by themselves.
+OPENVINO_TESTS := tests/test_openvino.py tests/test_runtime.py
 test: setup
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(addprefix --ignore=,$(OPENVINO_TESTS))
+	$(BIN)/pytest --numprocesses auto --dist loadfile $(OPENVINO_TESTS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -30,13 +30,12 @@ from exporters.quantization.calibration import calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD
 from exporters.quantization.qdq import quantize
 from exporters.spelling import spell_out
-from exporters.variants import CALIBRATED, TARGETS, runs_on
+from exporters.variants import CALIBRATED, TARGETS
 from lct_deploy import parity
 from lct_deploy.bundle import open_bundle
 from lct_deploy.golden import check_golden
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime import RuntimeOptions, open_bundled
-from lct_deploy.runtime.openvino import capabilities
 from lct_deploy.sample import DEMO_CHECKPOINT, load_sample
 from tests.conftest import QuickCli, export
 from tests.test_host_layout import (
@@ -57,13 +56,12 @@ from tests.test_host_layout import (
     with_groups,
 )
 
-# OpenVINO refuses bf16 where the processor has none: tests/test_openvino.py.
-ABSENT = () if "BF16" in capabilities() else (("bf16", "openvino"),)
+# Those for OpenVINO, which runs in processes of its own: tests/test_openvino.py.
 COMBINATIONS = [
     (precision, target)
     for precision, targets in TARGETS.items()
     for target in targets
-    if (precision, target) not in ABSENT
+    if target != "openvino"
 ]
 NETWORKS = [("lct_resnet20", 32), ("se_resnet18", 47), ("se_plus_resnet26", 65), ("lct_resnet26", 64)]
 
@@ -134,13 +132,13 @@ def test_every_combination_exports_and_is_proven(
         assert report.logits.top1_agreement >= 0.98
         assert report.accuracy is not None
     warned = any("no bf16 on CPUs" in warning for warning in manifest.parity[-1].warnings)
-    assert warned == (precision == "bf16" and target != "openvino")
+    assert warned == (precision == "bf16")
     calibrated = any("calibrated on 64 images" in note for note in manifest.source.notes)
     assert calibrated == (precision in CALIBRATED)
     assert_graph_suits(onnx.load(tmp_path / "demo" / paths[-1]), precision, target)
-    if target == "openvino" or (target != "tensorrt" and precision != "bf16"):
-        bundle, name = open_bundle(tmp_path / "demo"), runs_on(target)
-        with closing(open_bundled(bundle, name, RuntimeOptions(threads=1))) as runtime:
+    if target != "tensorrt" and precision != "bf16":
+        bundle = open_bundle(tmp_path / "demo")
+        with closing(open_bundled(bundle, "onnxruntime", RuntimeOptions(threads=1))) as runtime:
             assert runtime.spec.precision == precision
             check_golden(bundle, runtime)
 
@@ -152,9 +150,8 @@ def assert_graph_suits(model: ModelProto, precision: Precision, target: Target) 
     assert named.get("lct.precision", "fp32") == precision
     assert named["lct.arch"] == "lct_resnet20"
     domains = {node.domain for node in model.graph.node}
-    spelled_out = target in ("tensorrt", "openvino")
-    assert domains == ({""} if spelled_out else {"", "lct"})
-    assert len(model.functions) == (0 if spelled_out else 1)
+    assert domains == ({""} if target == "tensorrt" else {"", "lct"})
+    assert len(model.functions) == (0 if target == "tensorrt" else 1)
     (image,), (logits,) = model.graph.input, model.graph.output
     assert (image.name, logits.name) == ("image", "logits")
     assert image.type.tensor_type.shape.dim[0].dim_param
