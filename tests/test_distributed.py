@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture
+def one_thread() -> Generator[None]:
+    """As the processes under torchrun have: sums over other numbers of threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_learn_what_one_does_that_takes_batches_in_halves(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +103,7 @@ def test_two_processes_learn_what_one_does_that_takes_batches_in_halves(
     assert float(two[0]["loss"]) == pytest.approx(float(one[0]["loss"]), rel=1e-4)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_step_of_two_processes_is_that_of_one(data: Path, tmp_path: Path) -> None:
     """Weights and running statistics, after one step over images that do not divide evenly."""
     options = ("--epochs", 1, "--batch-size", 121, "--lr", 0.05, "--momentum", 0.9)

@@ -68,11 +68,12 @@ def _while_alive(loader: Iterable[_Collated]) -> Iterator[_Collated]:
     """What the workers send; raises LctDeployError where one has died, as for want of memory."""
     try:
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # Of the last three, whichever a dead worker's socket is met with while a batch is taken from it.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise LctDeployError(
-            f"a process that decodes images has died: {str(error).splitlines()[0]}",
+            f"a process that decodes images has died: {(str(error) or type(error).__name__).splitlines()[0]}",
             hint="--workers with fewer takes less memory; --resume goes on from the last state",
         ) from error
 
