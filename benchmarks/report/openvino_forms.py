@@ -13,7 +13,8 @@ def _show(source: Source, _: Results) -> Shown:
     lines = [
         [f"{precision}, batch {batch}", form, *cells(series, LCT, form), digits(float(np.median(pairs.base)))]
         for (precision, batch), series in groups(source).items()
-        for (_, form), pairs in series.items()
+        for (model, form), pairs in series.items()
+        if model == LCT
     ]
     header = ("", "form", over, "LCT ms/image", "plain ms/image")
     return Shown(text=f"{source.told('threads')} threads, 224 pixels.\n\n{table(header, lines)}")
@@ -24,8 +25,9 @@ SECTION = Section(
     title="What attention costs in OpenVINO",
     command="python -m benchmarks.openvino_forms",
     about="Latency over that of the plain ResNet-50 in OpenVINO, measured one right after the other. "
-    "*openvino* is what `export --for openvino` makes and *dynamic* the same compiled for any batch; "
-    "*compiled* is ONNX Runtime instead, both networks laid out by `compile`.",
+    "*openvino* is what `export --for openvino` makes, *dynamic* the same compiled for any batch, and "
+    "*inlined* the function's body in its place; *onnxruntime* and *tensorrt* are int8 graphs for those, run "
+    "in OpenVINO. *compiled* is ONNX Runtime on what `compile` lays out, over the same plain network.",
     show=_show,
     packages=("openvino", "onnxruntime"),
 )
