@@ -308,8 +308,8 @@ images = load_image_folder(Path({str(directory)!r}))
 batches = Batches(images, small, batch_size=1, augment=False, workers=1).epoch(0)
 next(batches)
 (worker,) = multiprocessing.active_children()
-worker.kill()
 try:
+    worker.kill()
     list(batches)
 except LctDeployError as error:
     print(error)

@@ -1,5 +1,6 @@
 """Other ways to run a network, beside ours: the same answers, in the same rows."""
 
+import sys
 from pathlib import Path
 
 import onnx
@@ -53,12 +54,27 @@ def test_what_is_not_installed_is_a_row_with_the_command_that_mends_it(
     ours = Subject(bundle=demo_bundle, threads=1)
     absent = Subject(kind="openvino", bundle=demo_bundle, python=tmp_path / "python", threads=1)
     without_package = Subject(
-        kind="openvino", bundle=demo_bundle, graph=demo_bundle / "model.onnx", threads=1
+        kind="openvino",
+        bundle=demo_bundle,
+        graph=demo_bundle / "model.onnx",
+        python=python_without("openvino", tmp_path),
+        threads=1,
     )
     rows = rows_of(ours, absent, without_package)
     assert rows[0].error == ""
     assert "python -m benchmarks.peers install" in rows[1].error
     assert "ModuleNotFoundError: No module named 'openvino'" in rows[2].error
+
+
+def python_without(package: str, directory: Path) -> Path:
+    """This interpreter, in which `package` cannot be imported."""
+    (directory / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")\n")
+    python = directory / f"python-without-{package}"
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{directory}:$PYTHONPATH" exec "{sys.executable}" "$@"\n', encoding="utf-8"
+    )
+    python.chmod(0o755)
+    return python
 
 
 def test_a_peer_without_a_graph_is_said(demo_bundle: Path) -> None:
@@ -69,7 +85,7 @@ def test_a_peer_without_a_graph_is_said(demo_bundle: Path) -> None:
 def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A small network stands for the large ones: its bundle, compiled, and graphs with nothing of ours."""
     monkeypatch.setattr(preparing, "ROOT", tmp_path)
-    prepared = preparing.prepare("lct_resnet20", "fp32")
+    prepared = preparing.prepare("lct_resnet20", "fp32", size=28)
     manifest = open_bundle(prepared.bundle("fp32")).manifest
     assert [artifact.kind for artifact in manifest.artifacts if artifact.runtime == "onnxruntime"]
     for graph in (prepared.plain_graph("fp32"), prepared.naive("fp32")):
@@ -77,7 +93,7 @@ def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert not model.functions
         assert {node.domain for node in model.graph.node} == {""}
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    preparing.prepare("lct_resnet20", "fp32")
+    preparing.prepare("lct_resnet20", "fp32", size=28)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
     kinds = [subject.kind for subject in subjects(prepared, "fp32", 1)]
     assert kinds[0] == "bundle"

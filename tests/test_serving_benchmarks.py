@@ -227,7 +227,7 @@ def test_the_best_shape_of_each_server_is_compared() -> None:
     rows += [row("x", "1x2", 1, 30), row("x", "1x2", 1, 0, "open own")]
     (_, ours, theirs) = summary(rows, OURS)
     assert ours.split()[:2] == [OURS, "101.5"]
-    assert theirs.split()[:5] == ["x", "50.0", "2.03", "[2.02,", "2.04]"]
+    assert theirs.split()[:5] == ["x", "50.0", "2.030", "[2.025,", "2.035]"]
     assert "2.0 / 4.0" in theirs
 
 
@@ -279,7 +279,7 @@ def test_batches_stand_beside_those_of_one(bundle: Bundle) -> None:
         assert row.times_one == pytest.approx(row.images_per_second / one, rel=1e-3)
     lines = list(batching.summary([*rows, replace(rows[1], times_one=2.5, images_per_second=9.0)]))
     assert len(lines) == len(batching.SIZES)
-    assert re.search(r"batch +1 .* 1\.000 \(1\.000 to 1\.000\)", lines[0])
+    assert re.search(r"batch +1 .* 1\.000 \[1\.000, 1\.000\]", lines[0])
 
 
 def test_overhead_is_reported_as_ratios_of_pairs() -> None:

@@ -60,13 +60,13 @@ class Prepared:
         return self.directory / f"plain-{'int8' if precision == 'int8' else 'fp32'}.onnx"
 
 
-def prepare(arch: str, precision: Precision) -> Prepared:
+def prepare(arch: str, precision: Precision, *, size: int = 224) -> Prepared:
     """Make what is missing for one architecture in one precision.
 
     Raises LctDeployError where one of our own commands fails; its message stands above.
     """
     kept: Precision = "int8" if precision == "int8" else "fp32"
-    prepared = prepare_bundle(arch, kept)
+    prepared = prepare_bundle(arch, kept, size=size)
     if not prepared.plain_graph(kept).is_file():
         bundle = open_bundle(prepared.bundle(kept))
         graph = onnx.load(bundle.file(bundle.artifact("onnxruntime", kept)))

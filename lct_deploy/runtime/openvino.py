@@ -1,24 +1,19 @@
 """OpenVINO: graphs on the CPU in fp32, bf16 and int8, with oneDNN's kernels."""
 
-import sys
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self, cast
 
 import numpy as np
+import openvino
 from numpy.typing import NDArray
+from openvino.frontend import FrontEndManager
 
 from lct_deploy.errors import BundleError, DeviceError, RuntimeUnavailableError
 from lct_deploy.manifest import PRECISION_KEY, Artifact, Precision
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec, Stages, check_images, milliseconds_of
 from lct_deploy.runtime.buckets import BatchRange, bucket_sizes, split
-
-# OpenVINO tells its makers of every import, over the network, unless this package is absent.
-sys.modules.setdefault("openvino_telemetry", cast("Any", None))
-
-import openvino  # noqa: E402
-from openvino.frontend import FrontEndManager  # noqa: E402
 
 _DEVICE = "CPU"
 _PLACES = "Exception from", "Check '", "FrontEnd API failed"  # how lines begin that name them
