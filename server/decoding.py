@@ -31,6 +31,7 @@ class Decoders:
     def __init__(self, threads: int) -> None:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._small_at_once = threads == 1
+        self._turn = asyncio.Lock()  # between two small images the event loop does what else there is
 
     async def decode(
         self, bodies: Sequence[bytes], preprocessing: Preprocessing, deadline: float
@@ -41,8 +42,7 @@ class Decoders:
         """
         started = time.perf_counter()
         if len(bodies) == 1 and self._small_at_once and len(bodies[0]) <= SMALL_BYTES:
-            _check(deadline)
-            decoded = [await self._decode_here(bodies[0], preprocessing)]
+            decoded = [await self._decode_here(bodies[0], preprocessing, deadline)]
         else:
             decoded = await self._decode_in_threads(bodies, preprocessing, deadline)
         if (record := current_record()) is not None:
@@ -59,13 +59,16 @@ class Decoders:
         jobs = [loop.run_in_executor(self.threads, _decode, body, preprocessing, deadline) for body in bodies]
         return await asyncio.gather(*jobs)
 
-    async def _decode_here(self, body: bytes, preprocessing: Preprocessing) -> Decoded:
-        try:
-            image = read_header(body)
-        except ImageError as error:
-            return error
-        if image.width * image.height <= SMALL_PIXELS:
-            return _finish(image, preprocessing)
+    async def _decode_here(self, body: bytes, preprocessing: Preprocessing, deadline: float) -> Decoded:
+        async with self._turn:
+            await asyncio.sleep(0)  # answers go out, and images that have come are reserved their slots
+            _check(deadline)
+            try:
+                image = read_header(body)
+            except ImageError as error:
+                return error
+            if image.width * image.height <= SMALL_PIXELS:
+                return _finish(image, preprocessing)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.threads, _finish, image, preprocessing)
 

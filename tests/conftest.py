@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -27,6 +28,9 @@ from lct_deploy.models import ResNet, build_model
 from lct_deploy.models.resnet import calibrate_batch_norm
 from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.traces import remembering
+
+# The tests start hundreds of processes, each of which would compile all our modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Small networks gain nothing from a second thread, and lose much where the machine is shared.
 torch.set_num_threads(1)
@@ -47,10 +51,15 @@ def random_network(config: ModelConfig, *, size: int = 32, seed: int = 0) -> Res
     return network.requires_grad_(False)
 
 
+def of_the_run(factory: pytest.TempPathFactory) -> Path:
+    """What all processes that run tests share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
-    base = tmp_path_factory.getbasetemp()
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"
+    directory = of_the_run(tmp_path_factory) / "traces"
     directory.mkdir(exist_ok=True)
     with patch("exporters.graph.trace", remembering(exporters.graph.trace, directory)):
         yield
@@ -70,6 +79,19 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "demo"
     export(DEMO_CHECKPOINT, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that computes for tens of milliseconds an image."""
+    directory = of_the_run(tmp_path_factory) / "slow"
+    if not directory.is_dir():
+        made = tmp_path_factory.mktemp("slow")
+        torch.save(random_network(model_config("lct_resnet18", num_classes=7)).state_dict(), made / "slow.pt")
+        export(made / "slow.pt", made / "slow")
+        with suppress(OSError):  # another process was quicker
+            (made / "slow").rename(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,13 @@ from lct_deploy.runtime.base import RuntimeSpec, available_cores
 from server.engine.batcher import Batch, Batcher, Request
 from server.engine.config import BatchSizes
 from server.engine.connection import Connection
-from server.engine.defaults import default_batch, default_threads, multiply_adds
+from server.engine.defaults import (
+    FILL_SECONDS,
+    default_batch,
+    default_fill_delay,
+    default_threads,
+    multiply_adds,
+)
 
 OWNER = cast("Connection", None)  # a batcher hands it on unseen
 
@@ -93,6 +99,28 @@ def test_a_batch_waits_to_be_filled_until_its_first_request_has_waited_long_enou
     queue.put(request(3, arrived=clock.now))
     clock.now += 0.05
     assert contents(take(queue)) == [(3, 0, 1)]
+
+
+def test_a_batch_waits_for_images_that_are_coming_and_fill_it_and_for_no_others() -> None:
+    clock, coming = Clock(), [3]
+    queue = Batcher(
+        BatchSizes(largest=4), max_delay=0, fill_delay=0.01, coming=lambda: coming[0], clock=clock
+    )
+    queue.put(request(1, arrived=clock.now))
+    assert queue.take() == pytest.approx(0.01)
+    clock.now += 0.006
+    assert queue.take() == pytest.approx(0.004)
+    coming[0] = 2  # one could not be decoded
+    assert take(queue).rows == 1
+    coming[0] = 3
+    queue.put(request(2, arrived=clock.now))
+    clock.now += 0.011  # they take their time
+    assert take(queue).rows == 1
+
+
+def test_only_where_decoding_takes_the_same_cores() -> None:
+    assert default_fill_delay("onnxruntime", "cpu") == default_fill_delay("openvino", "cpu") == FILL_SECONDS
+    assert default_fill_delay("onnxruntime", "cuda") == default_fill_delay("tensorrt-rtx", "cpu") == 0
 
 
 def test_what_is_past_its_deadline_is_not_run() -> None:

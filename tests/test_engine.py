@@ -14,22 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.options import ExportOptions
-from lct_deploy.architecture import model_config
-from tests.conftest import export, random_network
 from tests.serving import Server, assert_problem, classify, encoded, upload
-
-
-@pytest.fixture(scope="module")
-def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that computes for tens of milliseconds an image."""
-    import torch
-
-    directory = tmp_path_factory.mktemp("slow")
-    network = random_network(model_config("lct_resnet18", num_classes=7))
-    torch.save(network.state_dict(), directory / "slow.pt")
-    export(directory / "slow.pt", directory / "slow", ExportOptions())
-    return directory / "slow"
 
 
 @pytest.fixture

@@ -566,7 +566,7 @@ def test_channels_whose_w_is_zero_do_not_hide_the_groups(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("arch", ["lct_resnet18", "lct_resnet50", "se_resnet26", "se_plus_resnet26"])
+@pytest.mark.parametrize("arch", ["lct_resnet18", "lct_resnet26", "se_resnet26", "se_plus_resnet26"])
 def test_our_networks_exported_plainly(tmp_path: Path, arch: str, dynamo: bool) -> None:
     network = random_network(model_config(arch, num_classes=7), size=32)
     path = torch_export(

@@ -108,8 +108,11 @@ def test_every_module_imports_alone() -> None:
     """In a process each, so that none of ours leans on another's imports; libraries are shared."""
     listed = json.dumps(modules())
     code = f"""
-import importlib, os, sys
-import fastapi, onnx, onnxruntime, onnxscript, rich, torch, typer
+import gc, importlib, os, sys
+import fastapi, matplotlib.figure, numpy, onnx, onnxruntime, onnxscript, orjson, PIL.Image, prometheus_client
+import pydantic_settings, rich.progress, torch, triton, typer, uvicorn, yaml
+gc.disable()
+gc.freeze()  # collecting what the libraries are made of would take most of each process's time
 failed = []
 for name in {listed}:
     pid = os.fork()

@@ -18,9 +18,8 @@ from lct_deploy.sample import DEMO_CHECKPOINT
 from tests.conftest import export
 from tests.scraping import OPENMETRICS, Scraped, scrape
 from tests.serving import Server, classify, encoded, upload
-from tests.test_engine import client, is_ready, jpeg, post, post_many, slow_bundle, wait_for
+from tests.test_engine import client, is_ready, jpeg, post, post_many, wait_for
 
-__all__ = ["slow_bundle"]
 STAGES = ("decode", "queue", "compute")
 # Everything that can become of a request, told from the beginning so that `rate` sees the first one.
 OUTCOMES = {

@@ -18,7 +18,7 @@ from lct_deploy.errors import LctDeployError
 from lct_deploy.golden import check_golden
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 from server.engine.config import BatchSizes, EngineConfig, EngineInfo
-from server.engine.defaults import default_batch, default_threads, multiply_adds
+from server.engine.defaults import default_batch, default_fill_delay, default_threads, multiply_adds
 from server.engine.engine import Engine
 from server.engine.process import Failure
 from server.observability.logs import configure_logging
@@ -47,7 +47,14 @@ def main() -> None:
         control.send(failure.model_dump_json().encode())
         return
     running = np.frombuffer(mmap.mmap(clocks, os.fstat(clocks).st_size), np.float64)
-    engine = Engine(runtimes, sizes, max_delay=config.max_delay, control=control, running=running)
+    engine = Engine(
+        runtimes,
+        sizes,
+        max_delay=config.max_delay,
+        fill_delay=default_fill_delay(config.runtime, options.provider),
+        control=control,
+        running=running,
+    )
     control.send(_info(bundle, runtimes[0], threads, sizes).model_dump_json().encode())
     # Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself.
     end_with(control, ORPHAN_SECONDS)

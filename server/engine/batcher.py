@@ -68,9 +68,17 @@ class Batcher:
     """A queue of requests that gives batches of images; its methods may be called from any thread."""
 
     def __init__(
-        self, sizes: BatchSizes, *, max_delay: float, clock: Callable[[], float] = time.monotonic
+        self,
+        sizes: BatchSizes,
+        *,
+        max_delay: float,
+        fill_delay: float = 0,
+        coming: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """A batch waits `max_delay` seconds to be filled, or `fill_delay` where what is `coming` fills it."""
         self._sizes, self._max_delay, self._clock = sizes, max_delay, clock
+        self._fill_delay, self._coming = fill_delay, coming
         self._queue: deque[Request] = deque()
         self._rows = 0
         self._closed = False
@@ -108,10 +116,10 @@ class Batcher:
                 return Batch(expired=expired)
             if not self._queue:
                 return None
-            wait = self._queue[0].arrived + self._max_delay - now
-            if wait <= 0 or self._rows >= self._sizes.largest or self._closed:
+            if self._rows >= self._sizes.largest or self._closed:
                 return self._form()
-            return wait
+            wait = self._queue[0].arrived + self._delay() - now
+            return wait if wait > 0 else self._form()
 
     def finish(self, batch: Batch) -> list[Request]:
         """Count a batch as run; the requests that have ended with it."""
@@ -124,6 +132,11 @@ class Batcher:
     def close(self) -> None:
         """From now on no batch waits to be filled."""
         self._closed = True
+
+    def _delay(self) -> float:
+        if self._fill_delay > self._max_delay and self._rows + self._coming() >= self._sizes.largest:
+            return self._fill_delay
+        return self._max_delay
 
     def _pop_expired(self, now: float) -> list[Request]:
         """Requests at the head of the queue that nothing has been run of, past their deadline."""

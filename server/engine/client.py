@@ -113,6 +113,7 @@ class EngineClient:
                 f"{self.outstanding} images wait, of at most {capacity}", self.retry_after()
             )
         taken = [self._free.pop() for _ in range(count)]
+        self.slots.mark(taken, State.COMING)
         self._idle.clear()
         self._on_change(count)
         reservation = Reservation(self, taken)
@@ -133,7 +134,7 @@ class EngineClient:
         """
         loop = asyncio.get_running_loop()
         pending = _Pending(next(self._ids), tuple(slots), deadline, loop.create_future())
-        self.slots.states[list(slots)] = State.WAITING
+        self.slots.mark(slots, State.WAITING)
         self._pending[pending.id] = pending
         self._send(pack_submit(pending.id, deadline, slots))
         timer = loop.call_later(max(0.0, deadline - time.monotonic()), _expire, pending.answer)
@@ -232,7 +233,7 @@ class EngineClient:
             if pending.answer.done():
                 self._pending.pop(pending.id)
                 self._release(pending.slots)
-            elif (self.slots.states[list(pending.slots)] == State.RUNNING).any():
+            elif any(self.slots.states[slot] == State.RUNNING for slot in pending.slots):
                 why = "the model's engine died while it was computing this request"
                 self._lose(pending, EngineLostError(why, 1))
 
@@ -257,6 +258,7 @@ class EngineClient:
                 asked.set_exception(EngineLostError("the model's engine died", 1))
 
     def _release(self, slots: Sequence[int]) -> None:
+        self.slots.mark(slots, State.FREE)
         self._free.extend(slots)
         self._on_change(-len(slots))
         if not self.outstanding:

@@ -49,10 +49,12 @@ class Engine:
         sizes: BatchSizes,
         *,
         max_delay: float,
+        fill_delay: float,
         control: socket.socket,
         running: NDArray[np.float64],
     ) -> None:
-        self._batcher = Batcher(sizes, max_delay=max_delay)
+        self._batcher = Batcher(sizes, max_delay=max_delay, fill_delay=fill_delay, coming=self._coming)
+        self._connections: set[Connection] = set()
         self._recorder = Recorder()
         self._control = control
         self._listening = threading.Lock()
@@ -115,6 +117,10 @@ class Engine:
         for connection, done in answers.items():
             connection.answer(done)
 
+    def _coming(self) -> int:
+        """Images that HTTP processes are decoding."""
+        return sum(connection.slots.coming() for connection in self._connections)
+
     def _listen(self, seconds: float | None) -> None:
         """Handle what comes within `seconds`; without a limit for None."""
         for key, events in self._selector.select(seconds):
@@ -134,6 +140,7 @@ class Engine:
         slots = Slots(memory, Geometry.model_validate_json(packet))
         connection = Connection(socket.socket(fileno=link), slots, on_backlog=self._add_backlog)
         self._selector.register(connection.link, selectors.EVENT_READ, connection)
+        self._connections.add(connection)
         return True
 
     def _add_backlog(self, connection: Connection) -> None:
@@ -186,6 +193,7 @@ class Engine:
     def _drop(self, connection: Connection) -> None:
         """Its process has gone: nobody waits for its requests."""
         self._selector.unregister(connection.link)
+        self._connections.discard(connection)
         for request in list(connection.requests.values()):
             self._batcher.cancel(request)
         connection.close()
@@ -214,8 +222,7 @@ class Lane:
         for part in batch.parts:
             part.request.started = part.request.started or now
             part.request.batch = max(part.request.batch, batch.rows)
-            for slot in part.slots:
-                part.request.owner.slots.states[slot] = State.RUNNING
+            part.request.owner.slots.mark(part.slots, State.RUNNING)
 
     def _compute(self, batch: Batch) -> None:
         try:

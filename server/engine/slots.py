@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -12,8 +13,10 @@ from pydantic import BaseModel, ConfigDict
 class State(IntEnum):
     """How far the image in a slot has come; after a crash it tells what was lost and what was not."""
 
-    WAITING = 0
-    RUNNING = 1
+    FREE = 0
+    COMING = 1  # reserved; the image is being decoded
+    WAITING = 2
+    RUNNING = 3
 
 
 class Geometry(BaseModel):
@@ -53,9 +56,15 @@ class Slots:
         self.images: NDArray[np.uint8] = np.frombuffer(
             memory, np.uint8, count * geometry.height * geometry.width * 3, logits_bytes
         ).reshape(count, *pixels)
-        self.states: NDArray[np.uint8] = np.frombuffer(
-            memory, np.uint8, count, logits_bytes + self.images.nbytes
-        )
+        self.states = memoryview(memory)[logits_bytes + self.images.nbytes :]
+
+    def coming(self) -> int:
+        """Images that are being decoded."""
+        return self.states.tobytes().count(State.COMING)
+
+    def mark(self, slots: Sequence[int], state: State) -> None:
+        for slot in slots:
+            self.states[slot] = state
 
     def close(self) -> None:
         """Let go of the descriptor; the arrays stay usable until they are dropped."""
