@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import FrameType
 
 import psutil
@@ -25,10 +26,10 @@ _TICK = 0.02
 def main() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit(f"error: cannot adopt processes: {os.strerror(ctypes.get_errno())}")
-    asked = threading.Event()  # to stop; a handler does no more than that, whatever it interrupts
+    asked = Asked()
 
     def stop(_: int, frame: FrameType | None) -> None:
-        asked.set()
+        asked.to_stop = True
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it closes our input
@@ -39,17 +40,23 @@ def main() -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _watch(asked: threading.Event) -> None:
+class Asked:
+    """A plain variable: a handler that takes a lock, as an event's does, may interrupt who holds it."""
+
+    to_stop = False
+
+
+def _watch(asked: Asked) -> None:
     """Standard input ends when the parent does."""
     while os.read(0, 1 << 16):
         pass
-    asked.set()
+    asked.to_stop = True
 
 
-def _wait(command: "subprocess.Popen[bytes]", asked: threading.Event) -> int:
+def _wait(command: "subprocess.Popen[bytes]", asked: Asked) -> int:
     """Its exit code: by itself, after SIGTERM, or after SIGKILL where that is not heeded."""
-    while command.poll() is None and not asked.wait(_TICK):
-        continue
+    while command.poll() is None and not asked.to_stop:
+        time.sleep(_TICK)
     if command.poll() is None:
         command.terminate()
     try:
