@@ -20,7 +20,7 @@ from onnx.inliner import inline_local_functions
 from PIL import Image
 
 from benchmarks.naive import naive_graph, quantize_naively
-from benchmarks.networks import learn_classes, random_network
+from benchmarks.networks import random_network
 from benchmarks.serving.photos import photos
 from lct_deploy.atomic import atomic_file
 from lct_deploy.bundle import open_bundle
@@ -28,7 +28,6 @@ from lct_deploy.checkpoint import load_checkpoint
 from lct_deploy.errors import LctDeployError
 from lct_deploy.manifest import Precision
 from lct_deploy.parity import MIN_IMAGES
-from lct_deploy.preprocessing import evaluation_preprocessing, preprocess
 
 ROOT = Path(__file__).parent.parent.parent / "build" / "bench"
 BATCHES = "1,8"  # that our graphs are compiled for
@@ -86,15 +85,12 @@ def prepare_bundle(arch: str, precision: Precision, *, size: int = 224) -> Prepa
 
 
 def make_checkpoint(arch: str, *, size: int = 224) -> Path:
-    """Random weights that behave as trained ones do, and tell the photographs apart."""
+    """Random weights that behave as trained ones do."""
     prepared = Prepared(arch=arch, size=size)
     prepared.directory.mkdir(parents=True, exist_ok=True)
     if not prepared.checkpoint.is_file():
-        network, preprocessing = random_network(arch, size=size), evaluation_preprocessing(size)
-        images = np.stack([preprocess(crop, preprocessing) for crop in _crops()[:CALIBRATION]])
-        learn_classes(network, preprocessing, images, np.arange(CALIBRATION) % len(photos()))
         with atomic_file(prepared.checkpoint) as temporary:
-            torch.save(network.state_dict(), temporary)
+            torch.save(random_network(arch, size=size).state_dict(), temporary)
     return prepared.checkpoint
 
 
