@@ -63,7 +63,12 @@ class ServerSettings(BaseSettings):
     max_batch: int | None = Field(
         default=None, ge=1, le=1024, description="by default what pays for the network"
     )
-    max_delay_ms: float = Field(default=0, ge=0, le=10_000, description="that a batch waits to be filled")
+    max_delay_ms: float = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="that a batch waits to be filled; on a CPU at least 10 for images being decoded",
+    )
 
     max_queue: int = Field(default=256, ge=1, le=65536, description="images of a model that may wait")
     max_images: int = Field(default=64, ge=1, description="images in one request")
