@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
@@ -14,7 +17,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.engine.process import longest_running
 from tests.serving import Server, assert_problem, classify, encoded, upload
+
+WRITER = """
+import mmap, sys, time
+import numpy as np
+clocks = np.frombuffer(mmap.mmap(int(sys.argv[1]), 64), np.float64)
+print("writes", flush=True)
+while True:
+    clocks[0] = time.monotonic()
+    clocks[0] = 0
+"""
+
+
+def test_a_lane_that_ends_while_its_clock_is_read_has_not_run_since_the_machine_started() -> None:
+    memory = os.memfd_create("clocks")
+    os.ftruncate(memory, 64)
+    clocks = np.frombuffer(mmap.mmap(memory, 64), np.float64)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(memory)], pass_fds=(memory,), stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    found = [longest_running(clocks) for _ in range(300_000)]
+    writer.kill()
+    writer.communicate()
+    os.close(memory)
+    assert any(found)
+    assert max(found) < 10
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from lct_deploy import errors
@@ -102,8 +103,7 @@ class EngineProcess:
 
     def stuck_seconds(self) -> float:
         """For how long the slowest of its lanes has been computing one batch."""
-        started = self._running[self._running > 0]
-        return time.monotonic() - float(started.min()) if len(started) else 0.0
+        return longest_running(self._running)
 
     def exit_status(self) -> str | None:
         """How it ended, in words; None while it runs."""
@@ -124,6 +124,16 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def longest_running(clocks: NDArray[np.float64]) -> float:
+    """Seconds since the earliest of the lanes' `clocks` began, 0 where all of them are 0, which is idle.
+
+    Others write to them meanwhile: each is read once, or one that has just become 0 would have run since the
+    machine was started.
+    """
+    began = [clock for clock in clocks.tolist() if clock]
+    return max(0.0, time.monotonic() - min(began)) if began else 0.0
 
 
 def describe_exit(code: int) -> str:
