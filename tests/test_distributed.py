@@ -31,14 +31,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(*arguments: object) -> list["subprocess.Popen[str]"]:
-    """`lct-deploy train` in two processes with the variables that torchrun sets, their output in pipes."""
+    """`lct-deploy train` in two processes, their output in pipes."""
+    return launch("-m", "lct_deploy", "train", *arguments)
+
+
+def launch(*arguments: object) -> list["subprocess.Popen[str]"]:
+    """Python in two processes with the variables that torchrun sets."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES), "OMP_NUM_THREADS": "1"}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "lct_deploy", "train", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -156,13 +161,40 @@ def test_a_signal_ends_all_processes_between_two_steps(data: Path, tmp_path: Pat
     for process in processes:
         process.send_signal(signal.SIGTERM)
     ends = finish(processes)
-    assert [code for code, _, _ in ends] == [1, 1]
+    assert [code for code, _, _ in ends] == [1, 1], ends
     told = ends[0][2] + ends[1][2]
     assert "Traceback" not in told
     assert "error: stopped" in told
     state = torch.load(tmp_path / "model.state.pt", weights_only=True)
     assert len(state["history"]) >= 1
     assert not output.exists()
+
+
+_CUT_OFF = """
+import os, time, torch
+from torch import distributed as dist
+from lct_deploy.errors import LctDeployError
+from lct_deploy.train.ranks import joined
+with joined("cpu") as ranks:
+    kept = [dist.group.WORLD]  # as a network's reducer keeps it
+    ranks.wait()
+    if ranks.rank == 1:
+        dist.all_reduce(torch.zeros(1), async_op=True)
+        raise LctDeployError("cut off")
+    time.sleep(100)
+"""
+
+
+def test_a_process_cut_off_in_a_collective_ends() -> None:
+    """The other one never comes to it, and its thread cannot be joined."""
+    processes = launch("-c", _CUT_OFF)
+    try:
+        _, told = processes[1].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert (processes[1].returncode, told) == (1, "error: cut off\n")
 
 
 def folders(root: Path) -> Path:

@@ -1,7 +1,5 @@
 """`lct-deploy train`."""
 
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +7,7 @@ import typer
 from rich.table import Table
 
 from lct_deploy.commands.options import given
-from lct_deploy.commands.shared import announce, command_line, extra, print_wide
-from lct_deploy.errors import LctDeployError
+from lct_deploy.commands.shared import command_line, extra, print_wide
 from lct_deploy.validation import validate
 
 _HELP = "help"
@@ -103,7 +100,7 @@ def train_command(
     """
     with extra("export"):
         from lct_deploy.train.config import Execution
-        from lct_deploy.train.ranks import SharedError, joined
+        from lct_deploy.train.ranks import joined
         from lct_deploy.train.recipes import choose
         from lct_deploy.train.run import TrainRequest, train
 
@@ -139,21 +136,14 @@ def train_command(
         tensorboard=tensorboard,
     )
     with joined(execution.device) as ranks:
-        try:
-            request = TrainRequest(
-                data=data,
-                chosen=ranks.each(lambda: choose(recipe, **settings)),
-                output=output,
-                command=command_line(),
-                execution=execution,
-                resume=resume,
-            )
-            result = train(request, ranks)
-        except SharedError as error:
-            if error.own:
-                announce(f"error: {error}")
-            with suppress(LctDeployError):
-                ranks.wait()  # torchrun stops all processes when the first has ended, also one that talks
-            sys.exit(error.exit_code)
+        request = TrainRequest(
+            data=data,
+            chosen=ranks.each(lambda: choose(recipe, **settings)),
+            output=output,
+            command=command_line(),
+            execution=execution,
+            resume=resume,
+        )
+        result = train(request, ranks)
         if ranks.main:
             print(f"{output}: top-1 {result.test_top1:.2f} % after {result.epoch} epochs")

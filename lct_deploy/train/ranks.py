@@ -4,11 +4,13 @@ Small messages go through gloo on the CPU, so that no process has to wait for it
 """
 
 import os
+import sys
+import traceback
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -142,7 +144,8 @@ def _lost(error: Exception) -> LctDeployError:
 def joined(device: Device) -> Generator[Ranks]:
     """The group that torchrun has started this process in, or the process alone.
 
-    Only rank 0 prints from here on. Raises RuntimeUnavailableError for a GPU that is not there.
+    Only rank 0 prints from here on. Raises RuntimeUnavailableError for a GPU that is not there; what is
+    raised inside goes on to the caller from a process alone, and ends one of several here.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -167,10 +170,31 @@ def joined(device: Device) -> Generator[Ranks]:
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
         )
         stderr.quiet = not ranks.main
-        yield ranks
+        try:
+            yield ranks
+        except (Exception, KeyboardInterrupt) as error:
+            _leave(error, ranks)
     finally:
         stderr.quiet = quiet
         dist.destroy_process_group()
+
+
+def _leave(error: BaseException, ranks: Ranks) -> NoReturn:
+    """Say what is wrong and end this process, not its Python.
+
+    A collective that a signal has cut off still has a thread, which needs the interpreter to end, and the
+    interpreter would wait for that thread: it aborts then, or never ends.
+    """
+    if not isinstance(error, LctDeployError):
+        traceback.print_exception(error)
+    elif not isinstance(error, SharedError) or error.own:
+        print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, SharedError):
+        with suppress(LctDeployError):
+            ranks.wait()  # torchrun stops all processes when the first has ended, also one that talks
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(error.exit_code if isinstance(error, LctDeployError) else 1)
 
 
 def _device(choice: Device, local_rank: int) -> torch.device:
