@@ -2,7 +2,8 @@
 
 ResNet-20 of 28 pixels with each attention, without one of LCT's operators, from other initial values and with
 every number of groups: three seeds each, a few epochs. All runs have one recipe and differ by what the
-setting says. A run is `lct-deploy train` in a process of its own.
+setting says. A run is `lct-deploy train` in a process of its own, and two share the cores: the layers of so
+small a network do not keep several threads busy.
 
 A row is written to benchmarks/results/ablations.csv at the end of each run, with the machine it was made
 on. Stop this at any time and start it again: runs that have a row are not repeated, one that was cut off
@@ -10,15 +11,18 @@ goes on where it was.
 """
 
 import csv
+import os
 import re
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -28,10 +32,12 @@ from benchmarks.serving.command import run_command
 from lct_deploy.datasets import load_dataset
 from lct_deploy.errors import LctDeployError
 from lct_deploy.progress import stderr, track
+from lct_deploy.runtime.base import available_cores
 
 SEEDS = (0, 1, 2)
 RECIPE = ("--batch-size=128", "--lr=0.1", "--schedule=cosine")
-EPOCHS = 10
+EPOCHS = 3
+JOBS = 2
 WORK = Path("build/ablations")
 CSV = RESULTS / "ablations.csv"
 REFUSED = 2  # exit code of a command that was asked for what makes no sense
@@ -90,6 +96,7 @@ SETTINGS = (
 def main(
     data: Annotated[str, typer.Option(help="As `lct-deploy train` takes it.")] = "fashion-mnist",
     epochs: Annotated[int, typer.Option(min=1)] = EPOCHS,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, which share the cores.")] = JOBS,
     minutes: Annotated[float | None, typer.Option(help="Begin no run after so many.")] = None,
     work: Annotated[Path, typer.Option(help="Where checkpoints and states lie.")] = WORK,
     output: Annotated[Path, typer.Option(help="Rows that are there already are kept.")] = CSV,
@@ -98,13 +105,29 @@ def main(
     load_dataset(data, "test")  # what is wrong with it is not the result of a run
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     left = list(_left(output, epochs))
-    for setting, seed in track(left, "runs", total=len(left)):
-        if time.monotonic() >= end:
-            stderr.print("the time is over; start again to go on")
-            return
-        row = run(setting, seed, data=data, epochs=epochs, work=work)
-        append_row(output, asdict(row))
-        stderr.print(f"{row.setting}, seed {row.seed}: {row.error or f'{row.top1} %'}")
+    threads = max(1, available_cores() // jobs)
+    over = Event()
+
+    def train(setting: Setting, seed: int) -> Row | None:
+        if over.is_set() or time.monotonic() >= end:
+            return None
+        try:
+            return run(setting, seed, data=data, epochs=epochs, work=work, threads=threads)
+        except LctDeployError:
+            over.set()
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            runs = [pool.submit(train, setting, seed) for setting, seed in left]
+            for ended in track(as_completed(runs), "runs", total=len(runs)):
+                if row := ended.result():
+                    append_row(output, asdict(row))
+                    stderr.print(f"{row.setting}, seed {row.seed}: {row.error or f'{row.top1} %'}")
+        finally:
+            over.set()
+    if time.monotonic() >= end:
+        stderr.print("the time is over; start again to go on")
 
 
 def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
@@ -120,8 +143,8 @@ def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
             yield setting, seed
 
 
-def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path) -> Row:
-    """Train, or go on with a run that was cut off. Raises KeyboardInterrupt where that is stopped."""
+def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, threads: int) -> Row:
+    """Train, or go on with a run that was cut off. Raises LctDeployError where a signal ends it."""
     directory = work / re.sub(r"\W+", "-", f"{setting.name}-{seed}")
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint = directory / "network.safetensors"
@@ -130,7 +153,10 @@ def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path) -> R
     ]  # fmt: skip
     resume = ["--resume"] if checkpoint.with_name("network.state.pt").exists() else []
     command = [sys.executable, "-m", "lct_deploy", *arguments, *resume, "-o", str(checkpoint)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603 - ours
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(  # noqa: S603 - ours
+        command, stderr=subprocess.PIPE, text=True, check=False, env=environment
+    )
     row = Row(
         setting=setting.name,
         table=setting.table,
@@ -138,10 +164,11 @@ def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path) -> R
         epochs=epochs,
         command=shlex.join(["lct-deploy", *arguments, "-o", "network.safetensors"]),
     )
-    if done.returncode in (1, REFUSED):
+    stopped = "error: stopped" in done.stderr
+    if done.returncode in (1, REFUSED) and not stopped:
         return replace(row, error=_reason(done.stderr))
     if done.returncode:
-        raise LctDeployError(f"a run was ended by signal or code {done.returncode}: {_reason(done.stderr)}")
+        raise LctDeployError(f"a run was stopped, code {done.returncode}: {_reason(done.stderr)}")
     last = _last_epoch(checkpoint.with_suffix(".csv"))
     return replace(
         row,

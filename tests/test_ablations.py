@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import ablations
@@ -80,7 +82,7 @@ def test_a_run_that_was_cut_off_goes_on(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert (directory / "network.state.pt").exists()
     assert not (directory / "network.safetensors").exists()
-    row = ablations.run(setting, 0, data=str(data), epochs=2, work=tmp_path)
+    row = ablations.run(setting, 0, data=str(data), epochs=2, work=tmp_path, threads=1)
     assert row.error == ""
     log = (directory / "network.csv").read_text().splitlines()
     assert len(log) == 3
@@ -108,6 +110,28 @@ sys.argv[0] = "lct-deploy"
 from lct_deploy.cli import main
 main()
 """
+
+
+def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
+    """Whoever stops it means the machine, not the setting: it goes on the next time."""
+    output, work = tmp_path / "ablations.csv", tmp_path / "work"
+    options = [f"--data={data}", "--epochs=1000", "--jobs=1", f"--work={work}", f"--output={output}"]
+    command = [sys.executable, "-m", "benchmarks.ablations", *options]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            if (work / "LCT-0" / "network.state.pt").is_file():
+                break
+            time.sleep(0.1)
+        (run,) = psutil.Process(driver.pid).children()
+        run.terminate()
+        _, told = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode == 1
+    assert "a run was stopped, code 1: error: stopped" in told
+    assert [path.name for path in work.iterdir()] == ["LCT-0"]
+    assert not output.exists()
 
 
 def test_what_is_wrong_with_the_data_is_no_result(tmp_path: Path) -> None:
