@@ -145,7 +145,7 @@ def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
 
 def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, threads: int) -> Row:
     """Train, or go on with a run that was cut off. Raises LctDeployError where a signal ends it."""
-    directory = work / re.sub(r"\W+", "-", f"{setting.name}-{seed}")
+    directory = work / re.sub(r"\W+", "-", f"{setting.name}-{seed}-{epochs} epochs")
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint = directory / "network.safetensors"
     arguments = [

@@ -72,7 +72,7 @@ def test_no_run_begins_once_the_time_is_over(data: Path, tmp_path: Path) -> None
 def test_a_run_that_was_cut_off_goes_on(data: Path, tmp_path: Path) -> None:
     """The state that an earlier process has left is used: the log holds its epoch as it was."""
     setting = Setting(name="LCT", table="1", paper="", options=("--arch=lct_resnet20",))
-    directory = tmp_path / "LCT-0"
+    directory = tmp_path / "LCT-0-2-epochs"
     directory.mkdir()
     options = [*setting.options, *ablations.RECIPE, "--epochs=2", "--seed=0"]
     command = [sys.executable, "-c", _STOPPED, "train", f"--data={data}", *options]
@@ -120,7 +120,7 @@ def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
-            if (work / "LCT-0" / "network.state.pt").is_file():
+            if (work / "LCT-0-1000-epochs" / "network.state.pt").is_file():
                 break
             time.sleep(0.1)
         (run,) = psutil.Process(driver.pid).children()
@@ -130,7 +130,7 @@ def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
         driver.kill()
     assert driver.returncode == 1
     assert "a run was stopped, code 1: error: stopped" in told
-    assert [path.name for path in work.iterdir()] == ["LCT-0"]
+    assert [path.name for path in work.iterdir()] == ["LCT-0-1000-epochs"]
     assert not output.exists()
 
 
