@@ -3,11 +3,13 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from server.app import build_app
+from server.http_connection import HttpConnection
 from server.listening import turn_away
 from server.service import Service
 
@@ -28,12 +30,13 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 build_app(service),
                 loop="uvloop",
-                http="httptools",
+                http=cast("Any", partial(HttpConnection, head_seconds=settings.body_seconds)),
                 lifespan="on",
                 log_config=None,  # through our own
                 log_level=settings.log_level,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=settings.keep_alive_seconds,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
             )
         )

@@ -77,7 +77,12 @@ class ServerSettings(BaseSettings):
     )
     max_body_bytes: int = Field(default=32 << 20, ge=1, description="of one request")
     max_buffered_bytes: int = Field(default=256 << 20, ge=1, description="of all requests being read")
-    body_seconds: float = Field(default=30, gt=0, description="for a client to send its body")
+    body_seconds: float = Field(
+        default=30, gt=0, description="for a client to send its headers, and again for its body"
+    )
+    keep_alive_seconds: int = Field(
+        default=75, ge=1, description="that an idle connection is kept: longer than a proxy in front keeps it"
+    )
     request_seconds: float = Field(default=30, gt=0, description="for an answer, if the client sets no time")
     hang_seconds: float = Field(default=60, gt=0, description="for one batch; then its engine is restarted")
     drain_seconds: float = Field(default=2, ge=0, description="after SIGTERM: not ready, but still serving")

@@ -1,0 +1,82 @@
+"""A client's connection: uvicorn's, which alone waits forever for the head of a request, however long."""
+
+from asyncio import TimerHandle, Transport
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from server.problems import MEDIA_TYPE, problem_response
+
+HEAD_BYTES = 64 << 10  # the request line and all headers; others allow 8 to 64 KiB
+
+
+class HttpConnection(HttpToolsProtocol):
+    """Refuses a head of more than HEAD_BYTES with 431, and one not complete after `head_seconds` with 408.
+
+    A connection on which nothing comes at all is closed as one is that has had its answer. What no
+    application gets to see is answered with a problem too.
+    """
+
+    def __init__(self, *args: Any, head_seconds: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_seconds = head_seconds
+        self._head_bytes = 0
+        self._head_timer: TimerHandle | None = None  # None: no head is being read
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._close_if_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        head = self._head_timer
+        super().data_received(data)
+        if head is None or head is not self._head_timer:  # the chunk holds the end of something else too
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(431, f"the request line and headers are over the limit of {HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self._head_seconds, self._head_is_late)
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser does not understand."""
+        self._refuse(400, "this is not an HTTP/1.1 request")
+
+    def _close_if_idle(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._refuse(408, f"the headers were not complete after {self._head_seconds:g} s")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._end_head()
+        if self.transport.is_closing():
+            return
+        if getattr(self.cycle, "response_complete", True) is False:
+            self.flow.pause_reading()
+            self.cycle.keep_alive = False  # what was sent before is answered, and then it is closed
+            return
+        body = problem_response(status, detail).body
+        headers = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[HTTPStatus(status)] + headers.encode() + bytes(body))
+        self.transport.close()
