@@ -145,7 +145,7 @@ def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
 
 def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, threads: int) -> Row:
     """Train, or go on with a run that was cut off. Raises LctDeployError where a signal ends it."""
-    directory = work / re.sub(r"\W+", "-", f"{setting.name}-{seed}-{epochs} epochs")
+    directory = work / f"{slug(setting)}-{seed}-{epochs}-epochs"
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint = directory / "network.safetensors"
     arguments = [
@@ -176,6 +176,11 @@ def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, thre
         loss=round(float(last["loss"]), 4),
         seconds=round(float(last["seconds"]), 1),
     )
+
+
+def slug(setting: Setting) -> str:
+    """What the run does unlike the others, as a directory's name."""
+    return re.sub(r"\W+", "-", " ".join(setting.options)).removeprefix("-")
 
 
 def _reason(text: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import ablations
 from benchmarks.ablations import SEEDS, SETTINGS, Setting
 from benchmarks.rows import read_rows
+from lct_deploy.checkpoint import load_checkpoint
 from lct_deploy.errors import DataError, LctDeployError
 from tests.idx import write_idx_dataset
 
@@ -72,7 +73,7 @@ def test_no_run_begins_once_the_time_is_over(data: Path, tmp_path: Path) -> None
 def test_a_run_that_was_cut_off_goes_on(data: Path, tmp_path: Path) -> None:
     """The state that an earlier process has left is used: the log holds its epoch as it was."""
     setting = Setting(name="LCT", table="1", paper="", options=("--arch=lct_resnet20",))
-    directory = tmp_path / "LCT-0-2-epochs"
+    directory = tmp_path / "arch-lct_resnet20-0-2-epochs"
     directory.mkdir()
     options = [*setting.options, *ablations.RECIPE, "--epochs=2", "--seed=0"]
     command = [sys.executable, "-c", _STOPPED, "train", f"--data={data}", *options]
@@ -120,7 +121,7 @@ def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
-            if (work / "LCT-0-1000-epochs" / "network.state.pt").is_file():
+            if (work / "arch-lct_resnet20-0-1000-epochs" / "network.state.pt").is_file():
                 break
             time.sleep(0.1)
         (run,) = psutil.Process(driver.pid).children()
@@ -130,7 +131,7 @@ def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
         driver.kill()
     assert driver.returncode == 1
     assert "a run was stopped, code 1: error: stopped" in told
-    assert [path.name for path in work.iterdir()] == ["LCT-0-1000-epochs"]
+    assert [path.name for path in work.iterdir()] == ["arch-lct_resnet20-0-1000-epochs"]
     assert not output.exists()
 
 
@@ -148,6 +149,14 @@ def test_runs_of_another_length_are_not_mixed(
     ablations.main(data=str(data), epochs=1, work=tmp_path, output=output)
     with pytest.raises(LctDeployError, match="another length than 2 epochs"):
         ablations.main(data=str(data), epochs=2, work=tmp_path, output=output)
+
+
+def test_no_two_settings_share_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few(monkeypatch, "SE", "SE+")
+    ablations.main(data=str(data), epochs=1, work=tmp_path / "work", output=tmp_path / "ablations.csv")
+    networks = [load_checkpoint(path).model for path in tmp_path.glob("work/*/network.safetensors")]
+    assert {network.config.attention.kind for network in networks} == {"se", "se_plus"}
+    assert len({ablations.slug(setting) for setting in SETTINGS}) == len(SETTINGS)
 
 
 def test_every_table_of_the_paper_that_trains_classifiers_is_covered() -> None:

@@ -20,7 +20,7 @@ from onnx.inliner import inline_local_functions
 from PIL import Image
 
 from benchmarks.naive import naive_graph, quantize_naively
-from benchmarks.networks import random_network
+from benchmarks.networks import photograph_network
 from benchmarks.serving.photos import photos
 from lct_deploy.atomic import atomic_file
 from lct_deploy.bundle import open_bundle
@@ -28,11 +28,12 @@ from lct_deploy.checkpoint import load_checkpoint
 from lct_deploy.errors import LctDeployError
 from lct_deploy.manifest import Precision
 from lct_deploy.parity import MIN_IMAGES
+from lct_deploy.preprocessing import evaluation_preprocessing, preprocess
 
 ROOT = Path(__file__).parent.parent.parent / "build" / "bench"
 BATCHES = "1,8"  # that our graphs are compiled for
 CALIBRATION = 64  # images
-SQUARE = 256  # pixels of their sides
+SQUARE = 350  # pixels of their sides, of 375: a part of a photograph still looks like the whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,25 +86,29 @@ def prepare_bundle(arch: str, precision: Precision, *, size: int = 224) -> Prepa
 
 
 def make_checkpoint(arch: str, *, size: int = 224) -> Path:
-    """Random weights that behave as trained ones do."""
+    """Weights that tell the parts of photographs apart that the bundles are proved on."""
     prepared = Prepared(arch=arch, size=size)
     prepared.directory.mkdir(parents=True, exist_ok=True)
     if not prepared.checkpoint.is_file():
+        preprocessing = evaluation_preprocessing(size)
+        crops = _crops()[:CALIBRATION]
+        images = np.stack([preprocess(crop, preprocessing) for crop in crops])
+        network = photograph_network(arch, images, np.arange(len(crops)) % len(photos()), preprocessing)
         with atomic_file(prepared.checkpoint) as temporary:
-            torch.save(random_network(arch, size=size).state_dict(), temporary)
+            torch.save(network.state_dict(), temporary)
     return prepared.checkpoint
 
 
 def _make_bundle(prepared: Prepared, precision: Precision) -> None:
     bundle = prepared.bundle(precision)
+    images, calibration = image_folders()
     if not bundle.is_dir():
-        images, calibration = image_folders()
         options = ["--images", images, "--image-size", prepared.size]
         if precision == "int8":
             options += ["--precision", "int8", "--calib-data", calibration]
         _command("export", prepared.checkpoint, "-o", bundle, *options)
     if not any(artifact.kind == "compiled" for artifact in open_bundle(bundle).manifest.artifacts):
-        _command("compile", bundle, "--runtime", "onnxruntime", "--batch", BATCHES)
+        _command("compile", bundle, "--runtime", "onnxruntime", "--batch", BATCHES, "--images", images)
 
 
 def image_folders() -> tuple[Path, Path]:
