@@ -19,16 +19,23 @@ R = TypeVar("R")  # a dataclass whose fields are columns
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], also: Mapping[str, str] | None = None) -> None:
     """Write rows of equal keys; after their own columns those of the environment, and what it is `also`."""
     shared = {**environment(), **(also or {})}
-    path.parent.mkdir(exist_ok=True)
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=[*rows[0], *shared], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **shared} for row in rows)
+    _write(path, [{**row, **shared} for row in rows])
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row of the same keys to those that are there, which keep the environments they have."""
-    rows = [*(read_rows(path) if path.exists() else []), {**row, **environment()}]
+    _write(path, [*(read_rows(path) if path.exists() else []), {**row, **environment()}])
+
+
+def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
+    """Put rows in the place of those that have the same values in the columns `by`; others stay."""
+    fresh = [{**row, **environment()} for row in rows]
+    again = {tuple(str(row[name]) for name in by) for row in fresh}
+    before = read_rows(path) if path.exists() else []
+    _write(path, [*(row for row in before if tuple(row[name] for name in by) not in again), *fresh])
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(exist_ok=True)
     with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[-1]), lineterminator="\n")

@@ -12,6 +12,7 @@ from benchmarks.measure.rounds import Load, Plan
 from benchmarks.measure.run import run
 from benchmarks.peers import prepare as preparing
 from benchmarks.peers.catalogue import VENVS, subjects
+from benchmarks.rows import read_rows, replace_rows
 from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import LctDeployError
 from lct_deploy.sample import DEMO_CHECKPOINT
@@ -100,6 +101,15 @@ def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert len(set(kinds)) == 6
     assert len(list(subjects(prepared, "int8", 1))) == 4
     assert all(subject.precision == "bf16" for subject in subjects(prepared, "bf16", 1))
+
+
+def test_a_network_measured_again_replaces_its_rows_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    for arch, rate in (("one", 1), ("two", 2), ("one", 3)):
+        replace_rows(path, [{"arch": arch, "precision": "fp32", "rate": rate}], by=("arch", "precision"))
+    replace_rows(path, [{"arch": "two", "precision": "int8", "rate": 4}], by=("arch", "precision"))
+    rates = [(row["arch"], row["precision"], row["rate"]) for row in read_rows(path)]
+    assert rates == [("two", "fp32", "2"), ("one", "fp32", "3"), ("two", "int8", "4")]
 
 
 def test_environments_are_pinned() -> None:

@@ -1,7 +1,8 @@
 """The same networks in every way there is to run them: `python -m benchmarks.peers install|run`.
 
 Of one network and precision all have their turns in the same rounds, and ratios are to ours. Rows go to
-benchmarks/results/peers-MACHINE.csv; what is not installed or fails stays in them with the reason.
+benchmarks/results/peers-MACHINE.csv, in the place of those of the same network and precision; what is not
+installed or fails stays in them with the reason.
 """
 
 import sys
@@ -16,7 +17,7 @@ from benchmarks.measure.rounds import Load, Plan
 from benchmarks.measure.run import run
 from benchmarks.peers.catalogue import ARCHS, PRECISIONS, VENVS, subjects
 from benchmarks.peers.prepare import prepare
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import RESULTS, replace_rows
 from benchmarks.serving.command import run_app
 from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.manifest import Precision
@@ -47,14 +48,15 @@ def run_command(
 ) -> None:
     """Prepare and measure every network in every precision, at batches of 1 and 8."""
     loads = tuple(Load(batch=batch, concurrency=1) for batch in (1, 8))
-    plan, began, rows = Plan(loads=loads, seconds=seconds, most=rounds), time.monotonic(), list[Row]()
+    plan, began = Plan(loads=loads, seconds=seconds, most=rounds), time.monotonic()
+    path = RESULTS / f"peers-{machine_name()}.csv"
     for name in arch.split(","):
         for wanted in precision.split(","):
             if time.monotonic() - began > 60 * minutes:
                 print(f"not begun after {minutes:g} minutes: {name}, {wanted}", file=sys.stderr)
                 continue
-            rows += _measure(name, _checked(wanted), plan)
-            write_rows(RESULTS / f"peers-{machine_name()}.csv", [row.columns() for row in rows])
+            rows = _measure(name, _checked(wanted), plan)
+            replace_rows(path, [row.columns() for row in rows], by=("arch", "precision"))
 
 
 def _measure(arch: str, precision: Precision, plan: Plan) -> list[Row]:
