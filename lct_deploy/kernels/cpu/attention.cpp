@@ -20,6 +20,7 @@
 #include "kernels.h"
 #include "onnxruntime_api.h"
 
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <initializer_list>
@@ -52,7 +53,7 @@ __attribute__((format(printf, 1, 2))) OrtStatus* invalid(const char* format, ...
 constexpr size_t kTaskBytes = 16 * 1024;  // of X: less is not worth a task
 constexpr size_t kSlabChannelsLast = 64;  // side by side, so that a pixel's share is whole cache lines
 // A slab of few channels touches few of the cache's sets: what it may hold of (H, W, C) is little.
-constexpr size_t kScatteredBytes = 512 * 1024;
+constexpr size_t kScatteredBytes = 128 * 1024;
 constexpr size_t kCachedBytes = 1024 * 1024;  // of a sample, whose second read should hit a core's own cache
 constexpr size_t kThreadsToFeed = 16;  // beyond, memory is what limits
 
@@ -90,7 +91,7 @@ Cut cut_evenly(const Extent& extent, size_t element) {
         return coarsen({extent, extent.block, extent.pixels}, element);
     }
     const size_t task = at_least_one(kTaskBytes / (extent.channels * element));
-    const size_t share = extent.pixels / (2 * threads_to_feed());
+    const size_t share = (extent.pixels + threads_to_feed() - 1) / threads_to_feed();
     return {extent, extent.channels, std::max(task, share)};
 }
 
@@ -186,18 +187,21 @@ OrtStatus* attend_by_slab(const OrtKernelContext* context, const Tail<T>& tail, 
     });
 }
 
-// One sample, all threads at the same step.
+// One sample, all threads at the same step. Who pools last computes the gates: sooner than all could be told to.
 template <class T>
-OrtStatus* attend_by_step(const OrtKernelContext* context, const Tail<T>& tail, const Gates& gates,
-                          const Cut& slabs) {
+OrtStatus* attend_by_step(const OrtKernelContext* context, const Tail<T>& tail, const Gates& gates) {
     const Cut cut = cut_evenly(tail.extent, sizeof(T));
     const Sums sums(cut);
     if (!sums) {
         return no_memory();
     }
-    LCT_TRY(for_each_piece(context, cut, [&](const Piece& piece) { sums.pool(piece, tail.x); }));
-    LCT_TRY(for_each_piece(context, slabs, [&](const Piece& slab) {
-        gates.compute(slab, sums.total(slab.sample, slab.channel, slab.channel + slab.channels));
+    const size_t channels = tail.extent.channels;
+    std::atomic<size_t> left = cut.count();
+    LCT_TRY(for_each_piece(context, cut, [&](const Piece& piece) {
+        sums.pool(piece, tail.x);
+        if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+            gates.compute({0, 0, channels, 0, tail.extent.pixels, 0}, sums.total(0, 0, channels));
+        }
     }));
     return for_each_piece(context, cut, [&](const Piece& piece) { tail.scale_piece(piece, gates.values); });
 }
@@ -213,11 +217,9 @@ OrtStatus* attend(const OrtKernelContext* context, const Tail<T>& tail, const Ga
     if (slabs.count() >= threads_to_feed() && fits) {
         return attend_by_slab(context, tail, gates, tasks);
     }
-    Cut steps = coarsen(slabs, sizeof(T));
-    steps.extent.samples = 1;
     for (size_t sample = 0; sample < extent.samples; ++sample) {
         const Gates of_sample{gates.parameters, gates.of(sample), gates.channels};
-        LCT_TRY(attend_by_step(context, tail.sample(sample), of_sample, steps));
+        LCT_TRY(attend_by_step(context, tail.sample(sample), of_sample));
     }
     return nullptr;
 }

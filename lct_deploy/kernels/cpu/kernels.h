@@ -138,12 +138,13 @@ LCT_INLINE void pool_tile(const uint8_t* x, size_t stride, size_t pixels, double
                 total[1] += pairs >> 8;
             }
         }
-        uint16_t apart[parts][lanes];
+        uint16_t apart[parts][lanes], inorder[N];
         reinterpret(apart, total);
-        for (int i = 0; i < lanes; ++i) {
-            for (int k = 0; k < parts; ++k) {
-                sums[i * parts + k] += apart[k][i];
-            }
+        for (int i = 0; i < N; ++i) {
+            inorder[i] = apart[i % parts][i / parts];
+        }
+        for (int i = 0; i < N; ++i) {
+            sums[i] += inorder[i];
         }
         pixels -= count;
     }
@@ -197,32 +198,47 @@ template <int N, class S> LCT_INLINE void multiply_high(S& product, const S& a, 
     std::memcpy(&product, high, sizeof high);
 }
 
-inline int16_t to_word(float value) {  // NaN too has a place
-    const float least = value > -32767.0F ? value : -32767.0F;
-    return static_cast<int16_t>(std::lrint(least < 32767.0F ? least : 32767.0F));
+// The nearest word, ties to even; NaN too has a place.
+template <class I, class F> LCT_INLINE void to_words(I& words, const F& values) {
+    const F least = F{} - 32767.0F, most = F{} + 32767.0F;
+    F within = values > least ? values : least;
+    within = within < most ? within : most;
+    reinterpret(words, F(within + kRounder));
+    words -= static_cast<int32_t>(kRounderBits);
 }
 
 // As scale_tile below, in fixed point: bytes at even and those at odd places are words with seven bits of
 // fraction, and all that does not depend on the pixel is one constant.
-template <int N>
+template <int N, int W>
 LCT_INLINE void scale_tile_by_words(const uint8_t* x, const uint8_t* identity, uint8_t* y, size_t stride,
                                     size_t pixels, const float* gates, const Uint8Scale& scale) {
-    constexpr int parts = std::min(N, 2), lanes = N / parts;
+    constexpr int parts = std::min(N, 2), lanes = N / parts, floats = std::min(N, W);
     using U = Vector<uint16_t, lanes>;
     using S = Vector<int16_t, lanes>;
+    using F = Vector<float, floats>;
+    using I = Vector<int32_t, floats>;
     const float one = static_cast<float>(256 << scale.fraction);
-    const int16_t other = to_word(scale.identity * one);
+    int32_t other;
+    to_words(other, scale.identity * one);
+    int32_t products[N], sums[N];  // this loop is run for every tile: it too works on vectors
+    for (int i = 0; i < N; i += floats) {
+        F gate;
+        I product;
+        load(gate, gates + i);
+        to_words(product, F(gate * (scale.x * one)));
+        store(products + i, product);
+        const I zero = (product * scale.x_zero + (other * scale.identity_zero + 128)) >> 8;
+        store(sums + i, I((1 << (scale.fraction - 1)) - zero));
+    }
     int16_t factors[parts][lanes], constants[parts][lanes];
     for (int i = 0; i < N; ++i) {
-        const int16_t factor = to_word(gates[i] * scale.x * one);
-        const int zero = (factor * scale.x_zero + other * scale.identity_zero + 128) >> 8;
-        factors[i % parts][i / parts] = factor;
-        constants[i % parts][i / parts] = static_cast<int16_t>((1 << (scale.fraction - 1)) - zero);
+        factors[i % parts][i / parts] = static_cast<int16_t>(products[i]);
+        constants[i % parts][i / parts] = static_cast<int16_t>(sums[i]);
     }
     S factor[parts], constant[parts];
     reinterpret(factor, factors);
     reinterpret(constant, constants);
-    const S identity_factor = S{} + other, zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
+    const S identity_factor = S{} + static_cast<int16_t>(other), zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
     const U y_zeros = U{} + static_cast<uint16_t>(scale.y_zero * 0x0101);
     for (size_t at = 0; at < pixels * stride; at += stride) {
         U x_bytes = {}, identity_bytes = {}, y_bytes = y_zeros;
@@ -248,7 +264,7 @@ template <int N, int W>
 LCT_INLINE void scale_tile(const uint8_t* x, const uint8_t* identity, uint8_t* y, size_t stride,
                            size_t pixels, const float* gates, const Uint8Scale& scale) {
     if (scale.fraction > 0) {
-        scale_tile_by_words<N>(x, identity, y, stride, pixels, gates, scale);
+        scale_tile_by_words<N, W>(x, identity, y, stride, pixels, gates, scale);
         return;
     }
     constexpr int parts = std::min(N, 4), lanes = N / parts;
@@ -432,20 +448,38 @@ template <int N> LCT_INLINE void sigmoid(float* values) {
     store(values, F(1.0F / (1.0F + series * scale)));
 }
 
+// Of N values or their squares, after `centre` is taken away.
+template <int N> LCT_INLINE double centred_sum(const double* values, size_t count, double centre, bool squared) {
+    using D = Vector<double, N>;
+    D sums = {};
+    size_t i = 0;
+    for (; i + N <= count; i += N) {
+        D value;
+        load(value, values + i);
+        value = value - centre;
+        sums += squared ? value * value : value;
+    }
+    double total = 0.0, apart[N];
+    reinterpret(apart, sums);
+    for (int k = 0; k < N; ++k) {
+        total += apart[k];
+    }
+    for (; i < count; ++i) {
+        const double value = values[i] - centre;
+        total += squared ? value * value : value;
+    }
+    return total;
+}
+
 // A zero point of X needs no care: centring takes it away.
 template <int W>
 LCT_INLINE void gate_groups(size_t first, size_t end, const GateParameters& p, const double* sums,
                             float* gates) {
+    constexpr int lanes = std::max(1, W / 2);
     const double share = 1.0 / static_cast<double>(p.group);
     for (size_t g = first; g < end; g += p.group) {
-        double mean = 0.0, variance = 0.0;
-        for (size_t c = g; c < g + p.group; ++c) {
-            mean += sums[c] * share;
-        }
-        for (size_t c = g; c < g + p.group; ++c) {
-            const double centred = (sums[c] - mean) * p.factor;
-            variance += centred * centred;
-        }
+        const double mean = centred_sum<lanes>(sums + g, p.group, 0.0, false) * share;
+        const double variance = centred_sum<lanes>(sums + g, p.group, mean, true) * p.factor * p.factor;
         const double inverse = p.factor / std::sqrt(variance * share + p.epsilon);
         for (size_t c = g; c < g + p.group; ++c) {
             gates[c] = static_cast<float>((sums[c] - mean) * inverse) * p.w[c] + p.b[c];
