@@ -27,7 +27,7 @@ from benchmarks.environment import machine_name
 from benchmarks.floors import floors, network_operations
 from benchmarks.naive import CALIBRATION, calibration_images, naive_graph, quantize_naively
 from benchmarks.networks import random_network
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import RESULTS, replace_rows
 from exporters.functions import with_layer_normalization
 from exporters.graph import export_graph
 from exporters.host.layout import lay_out
@@ -99,7 +99,7 @@ def main() -> None:
                     _floors(graphs[PLAIN]["portable"], precision, batch, threads),
                 ):
                     pairs += measure(list(contestants), precision, batch, threads, rounds)
-    write_rows(arguments.output, [asdict(pair) for pair in pairs])
+    replace_rows(arguments.output, [asdict(pair) for pair in pairs], by=("precision", "batch"))
 
 
 def _arguments() -> argparse.Namespace:
