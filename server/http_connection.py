@@ -23,8 +23,9 @@ class HttpConnection(HttpToolsProtocol):
         self._head_seconds = head_seconds
         self._head_bytes = 0
         self._head_timer: TimerHandle | None = None  # None: no head is being read
+        self._deaf = False
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
         self._close_if_idle()
 
@@ -34,6 +35,8 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         head = self._head_timer
         super().data_received(data)
         if head is None or head is not self._head_timer:  # the chunk holds the end of something else too
@@ -73,8 +76,10 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if getattr(self.cycle, "response_complete", True) is False:
-            self.flow.pause_reading()
-            self.cycle.keep_alive = False  # what was sent before is answered, and then it is closed
+            # What was sent before is answered, and then it is closed. What comes until then is dropped:
+            # closing over unread bytes would reset the connection, and lose the answer on its way.
+            self._deaf = True
+            self.cycle.keep_alive = False
             return
         body = problem_response(status, detail).body
         headers = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -124,6 +124,8 @@ def test_a_run_that_is_stopped_has_no_row(data: Path, tmp_path: Path) -> None:
             if (work / "arch-lct_resnet20-0-1000-epochs" / "network.state.pt").is_file():
                 break
             time.sleep(0.1)
+        else:
+            pytest.fail("no state was written within a minute")
         (run,) = psutil.Process(driver.pid).children()
         run.terminate()
         _, told = driver.communicate(timeout=60)

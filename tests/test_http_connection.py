@@ -1,21 +1,29 @@
 """Connections to the real server on which requests come late, endlessly, or not at all."""
 
+import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import psutil
 import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
-from server.http_connection import HEAD_BYTES
+from server.http_connection import HEAD_BYTES, HttpConnection
 from tests.serving import Server
 
 SECONDS = 1
+SLOW = 2.0
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -120,13 +128,43 @@ def test_a_body_that_comes_with_the_last_header_is_no_header(connection: socket.
     assert b"431" not in answer.split(b"\r\n")[0]
 
 
-def test_a_late_head_does_not_cost_the_answer_before_it(impatient: Server, connection: socket.socket) -> None:
-    """The second request's head stops half-way, while the body of the first is still being sent."""
+def test_a_late_head_comes_after_the_answer_before_it(connection: socket.socket) -> None:
     connection.sendall(LIVE + b"\r\n" + LIVE)
-    answer = read_to_end(connection)
-    first, _, rest = answer.partition(b"HTTP/1.1 408")
+    first, late, _ = read_to_end(connection).partition(b"HTTP/1.1 408")
     assert first.startswith(b"HTTP/1.1 200")
-    assert rest
+    assert late
+
+
+@pytest.mark.parametrize("after", [LIVE, b"\0\0", LIVE + b"x" * 3 * HEAD_BYTES], ids=["late", "bad", "long"])
+def test_what_is_wrong_after_a_request_does_not_cost_its_answer(after: bytes) -> None:
+    """It has begun, and is answered; then the connection is closed."""
+    with slow_server() as address, closing(socket.create_connection(address, timeout=10)) as connected:
+        connected.sendall(LIVE + b"\r\n")
+        time.sleep(SLOW / 4)
+        connected.sendall(after)
+        answer = read_to_end(connected)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"slow")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@contextmanager
+def slow_server() -> Generator[tuple[str, int]]:
+    """Answers after SLOW seconds; waits a quarter of that for a head."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(SLOW)
+        await PlainTextResponse("slow")(scope, receive, send)
+
+    protocol = cast("Any", partial(HttpConnection, head_seconds=SLOW / 4))
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_level="warning")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield listener.getsockname()
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_connection_outlives_a_pause_of_its_client(demo_bundle: Path) -> None:

@@ -93,7 +93,8 @@ def make_checkpoint(arch: str, *, size: int = 224) -> Path:
         preprocessing = evaluation_preprocessing(size)
         crops = _crops()[:CALIBRATION]
         images = np.stack([preprocess(crop, preprocessing) for crop in crops])
-        network = photograph_network(arch, images, np.arange(len(crops)) % len(photos()), preprocessing)
+        labels = np.arange(len(crops)) % len(photos())  # they take turns
+        network = photograph_network(arch, images, labels, preprocessing)
         with atomic_file(prepared.checkpoint) as temporary:
             torch.save(network.state_dict(), temporary)
     return prepared.checkpoint

@@ -187,7 +187,8 @@ OrtStatus* attend_by_slab(const OrtKernelContext* context, const Tail<T>& tail, 
     });
 }
 
-// One sample, all threads at the same step. Who pools last computes the gates: sooner than all could be told to.
+// One sample, all threads at the same step. Who pools last computes the gates, sooner than all could be
+// told to.
 template <class T>
 OrtStatus* attend_by_step(const OrtKernelContext* context, const Tail<T>& tail, const Gates& gates) {
     const Cut cut = cut_evenly(tail.extent, sizeof(T));

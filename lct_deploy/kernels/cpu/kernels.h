@@ -238,7 +238,8 @@ LCT_INLINE void scale_tile_by_words(const uint8_t* x, const uint8_t* identity, u
     S factor[parts], constant[parts];
     reinterpret(factor, factors);
     reinterpret(constant, constants);
-    const S identity_factor = S{} + static_cast<int16_t>(other), zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
+    const S identity_factor = S{} + static_cast<int16_t>(other);
+    const S zero = {}, top = zero + static_cast<int16_t>(255 - scale.y_zero);
     const U y_zeros = U{} + static_cast<uint16_t>(scale.y_zero * 0x0101);
     for (size_t at = 0; at < pixels * stride; at += stride) {
         U x_bytes = {}, identity_bytes = {}, y_bytes = y_zeros;
@@ -448,8 +449,9 @@ template <int N> LCT_INLINE void sigmoid(float* values) {
     store(values, F(1.0F / (1.0F + series * scale)));
 }
 
-// Of N values or their squares, after `centre` is taken away.
-template <int N> LCT_INLINE double centred_sum(const double* values, size_t count, double centre, bool squared) {
+// Of `count` values or their squares, after `centre` is taken away; N at a time.
+template <int N>
+LCT_INLINE double centred_sum(const double* values, size_t count, double centre, bool squared) {
     using D = Vector<double, N>;
     D sums = {};
     size_t i = 0;
