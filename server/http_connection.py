@@ -14,7 +14,8 @@ HEAD_BYTES = 64 << 10  # the request line and all headers; others allow 8 to 64 
 class HttpConnection(HttpToolsProtocol):
     """Refuses a head of more than HEAD_BYTES with 431, and one not complete after `head_seconds` with 408.
 
-    A connection on which nothing comes at all is closed as one is that has had its answer. What no
+    What is complete in one read of the socket, at most 256 KiB, is not measured: memory is bounded all the
+    same. A connection on which nothing comes at all is closed as one is that has had its answer. What no
     application gets to see is answered with a problem too.
     """
 
