@@ -21,5 +21,13 @@ class Quartiles:
         first, median, third = (float(value) for value in np.quantile(found, (0.25, 0.5, 0.75)))
         return cls(first=first, median=median, third=third)
 
+    def over(self, other: "Quartiles") -> "Quartiles":
+        """Of quotients; the quartiles are as far apart as these allow."""
+        return Quartiles(
+            first=self.first / other.third,
+            median=self.median / other.median,
+            third=self.third / other.first,
+        )
+
     def __str__(self) -> str:
         return f"{self.median:.3f} [{self.first:.3f}, {self.third:.3f}]"

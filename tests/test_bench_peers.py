@@ -12,9 +12,11 @@ from benchmarks.measure.rounds import Load, Plan
 from benchmarks.measure.run import run
 from benchmarks.peers import prepare as preparing
 from benchmarks.peers.catalogue import VENVS, subjects
+from benchmarks.peers.prepare import Prepared
 from benchmarks.rows import read_rows, replace_rows
 from lct_deploy.bundle import open_bundle
 from lct_deploy.errors import LctDeployError
+from lct_deploy.manifest import Precision
 from lct_deploy.sample import DEMO_CHECKPOINT
 
 PLAN = Plan(loads=(Load(batch=2, concurrency=1),), seconds=0.01, most=2)
@@ -96,11 +98,32 @@ def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     preparing.prepare("lct_resnet20", "fp32", size=28)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
-    kinds = [subject.kind for subject in subjects(prepared, "fp32", 1)]
-    assert kinds[0] == "bundle"
-    assert len(set(kinds)) == 6
-    assert len(list(subjects(prepared, "int8", 1))) == 4
-    assert all(subject.precision == "bf16" for subject in subjects(prepared, "bf16", 1))
+    ours, in_openvino = (subject for subject in subjects(prepared, "fp32", 1) if subject.kind == "bundle")
+    assert (ours.runtime, in_openvino.runtime) == ("onnxruntime", "openvino")
+    row, other = rows_of(ours, in_openvino)
+    assert (row.error, other.error) == ("", "")
+    assert (row.runtime, other.runtime) == ("onnxruntime", "openvino")
+
+
+@pytest.mark.parametrize(
+    ("precision", "ours", "others"),
+    [
+        (
+            "fp32",
+            ["onnxruntime", "openvino"],
+            ["onnxruntime", "openvino", "onnxruntime openvino", "torch eager", "torch compile"],
+        ),
+        ("int8", ["onnxruntime", "openvino"], ["onnxruntime", "openvino nncf", "onnxruntime openvino"]),
+        ("bf16", ["openvino"], ["openvino", "torch eager", "torch compile"]),
+    ],
+)
+def test_who_is_compared(precision: Precision, ours: list[str], others: list[str]) -> None:
+    chosen = subjects(Prepared(arch="lct_resnet20", size=28), precision, 1)
+    assert [subject.runtime for subject in chosen if subject.kind == "bundle"] == ours
+    beside = chosen[len(ours) :]
+    assert [subject.kind for subject in beside] == others
+    assert {subject.precision for subject in beside} == {precision}
+    assert [subject.kind for subject in beside if subject.calibration] == [k for k in others if "nncf" in k]
 
 
 def test_a_network_measured_again_replaces_its_rows_alone(tmp_path: Path) -> None:
@@ -117,4 +140,4 @@ def test_environments_are_pinned() -> None:
         lines = venv.requirements.read_text().split()
         assert all(line.count("==") == 1 for line in lines)
         ours = (Path(__file__).parent.parent / "constraints.txt").read_text().split()
-        assert {line for line in lines if "openvino" not in line} <= set(ours)
+        assert {line for line in lines if "openvino" not in line and "nncf" not in line} <= set(ours)

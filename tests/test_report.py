@@ -153,7 +153,7 @@ def peers(results: Path, tmp_path: Path) -> Path:
     write(
         results,
         f"peers-{MACHINE}",
-        [replace(r, model="n-fp32", arch=r.arch and "lct_resnet50") for r in found],
+        [replace(r, model="n-fp32", arch="lct_resnet50", precision="fp32") for r in found],
     )
     return results
 
@@ -164,11 +164,11 @@ def test_peers_beside_ours_and_what_is_not_installed(peers: Path, root: Path) ->
     (line,) = (line for line in text.splitlines() if line.startswith("| lct_resnet50 | fp32, batch 2 |"))
     beside, ours, plain, absent = line.split(" | ")[2:]
     best, other = (float(re.findall(r"\*\*([\d.]+)\*\*", cell)[0]) for cell in (beside, plain))
-    assert beside.endswith("(onnxruntime)")
+    assert beside.endswith("(lct-deploy onnxruntime / onnxruntime)")
     assert best == pytest.approx(1 / other, rel=0.01)
     assert ours.endswith("ms !")  # two rounds are too few to agree
     assert absent == "failed |"
-    assert "Failed: openvino (n-fp32, batch 2): openvino is not installed" in text
+    assert "Failed: openvino (lct_resnet50, fp32, batch 2): openvino is not installed" in text
     assert f"| `{MACHINE}`, fp32, batch 2 | [not measured](" in report.files[README]
     assert beside in report.files[README]
 
@@ -201,15 +201,36 @@ def test_scaling(results: Path, root: Path) -> None:
 
 
 def test_ablations_beside_the_paper(results: Path, root: Path) -> None:
-    of = ablations.Row(setting="LCT", table="1-5", seed=0, epochs=3, top1=90.0, loss=0.3, seconds=5)
-    refused = ablations.Row(setting="G 16", table="2", seed=0, epochs=3, error="error: one channel a group")
-    rows = [of, replace(of, seed=1, top1=91.0), replace(of, setting="SE", table="1, 4", top1=90.0), refused]
+    rows = [
+        ablations.Row(setting=name, table=table, seed=seed, epochs=3, top1=top1, loss=0.3, seconds=5)
+        for name, table, seeds in (
+            ("LCT", "1-5", (90.0, 91.0)),
+            ("none", "1", (91.5, 92.5)),
+            ("SE", "1, 4", (89.0, 89.5)),
+            ("SE+", "4", (90.5, 91.5)),
+            ("G 1", "2", (89.0,)),
+            ("G 8", "2", (89.0, 89.5)),
+        )
+        for seed, top1 in enumerate(seeds)
+    ]
+    rows.append(
+        ablations.Row(setting="G 16", table="2", seed=0, epochs=3, error="error: one channel a group")
+    )
     write(results, "ablations", rows)
     text = section_of(document(results, root), "Ablations of the paper")
     assert "3 epochs a run." in text
-    assert "| LCT | 1-5 | **90.50** | 0.71 | +0.00 | 2 | 77.45 |" in text
-    assert "| SE | 1, 4 | **90.00** | – | -0.50 | 1 | 77.31 |" in text
-    assert "| G 16 | 2 | **failed**: error: one channel a group | – | – | 1 | – |" in text
+    first, second, fourth = (text.split(f"Table {number}, ")[1].split("Table ")[0] for number in (1, 2, 4))
+    for part in (first, second, fourth):
+        assert "| LCT | **90.50** [90.00, 91.00] | 2 | – | 77.45 | – | – |" in part
+    assert "| none | **92.00** [91.50, 92.50] | 2 | +1.50 | 76.15 | -1.30 | **disagrees** |" in first
+    for part in (first, fourth):
+        assert "| SE | **89.25** [89.00, 89.50] | 2 | -1.25 | 77.31 | -0.14 | agrees |" in part
+    assert "SE+" not in first
+    assert "| SE+ | **91.00** [90.50, 91.50] | 2 | +0.50 | 77.37 | -0.08 | not told apart |" in fourth
+    assert "| 1 | -1.50 | 77.37 (G 1) | -0.08 | too few seeds |" in second
+    assert "| G 128: does not converge | – | **disagrees**: it converges, and is worse |" in second
+    assert "| G 16 | **failed**: error: one channel a group | 1 | – | one channel a group | – | – |" in second
+    assert "Table 3" not in text
 
 
 def contest(server: str, number: int, rate: float, status: str = "ok") -> Standing:

@@ -14,7 +14,14 @@ class Message(BaseModel):
 
 
 Kind = Literal[
-    "bundle", "torch eager", "torch compile", "onnxruntime", "onnxruntime openvino", "openvino", "known time"
+    "bundle",
+    "torch eager",
+    "torch compile",
+    "onnxruntime",
+    "onnxruntime openvino",
+    "openvino",
+    "openvino nncf",
+    "known time",
 ]
 
 
@@ -24,6 +31,9 @@ class Subject(Message):
     kind: Kind = "bundle"
     bundle: Path = Field(description="has the golden inputs, and PyTorch's answers to them")
     graph: Path | None = Field(default=None, description="what others run: an .onnx file or a checkpoint")
+    calibration: Path | None = Field(
+        default=None, description="images that others quantise the graph with, by a tool of their own"
+    )
     runtime: str = Field(default="onnxruntime", description="of a bundle")
     precision: Precision | None = Field(default=None, description="None: the bundle's own")
     provider: ProviderName = "cpu"

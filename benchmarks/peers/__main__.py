@@ -7,6 +7,7 @@ installed or fails stays in them with the reason.
 
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -60,8 +61,10 @@ def run_command(
 
 
 def _measure(arch: str, precision: Precision, plan: Plan) -> list[Row]:
-    chosen = list(subjects(prepare(arch, precision), precision, available_cores()))
-    return run(chosen, plan, base=chosen[0])
+    chosen = subjects(prepare(arch, precision), precision, available_cores())
+    rows = run(chosen, plan, base=chosen[0])
+    # What could not be opened does not know what it would have been.
+    return [replace(row, arch=arch, precision=precision) for row in rows]
 
 
 def _checked(precision: str) -> Precision:

@@ -1,7 +1,7 @@
 """What is compared, made once and kept under build/bench: checkpoints, bundles, and graphs for others.
 
 naive    a plain torch.onnx.export; for int8 with onnxruntime's quantize_static as it comes
-plain    the bundle's own graph without model-local functions, which OpenVINO does not read
+plain    the bundle's own graph for onnxruntime without model-local functions, which OpenVINO does not read
 """
 
 import io
@@ -26,7 +26,7 @@ from lct_deploy.atomic import atomic_file
 from lct_deploy.bundle import open_bundle
 from lct_deploy.checkpoint import load_checkpoint
 from lct_deploy.errors import LctDeployError
-from lct_deploy.manifest import Precision
+from lct_deploy.manifest import Precision, RuntimeName
 from lct_deploy.parity import MIN_IMAGES
 from lct_deploy.preprocessing import evaluation_preprocessing, preprocess
 
@@ -51,38 +51,56 @@ class Prepared:
     def checkpoint(self) -> Path:
         return self.directory / f"{self.arch}.pt"
 
-    def bundle(self, precision: Precision) -> Path:
-        return self.directory / f"{self.arch}-{precision}"
+    @property
+    def calibration(self) -> Path:
+        return image_folders()[1]
+
+    def runtimes(self, precision: Precision) -> tuple[RuntimeName, ...]:
+        """Of ours; onnxruntime has no bf16 on a CPU."""
+        return ("openvino",) if precision == "bf16" else ("onnxruntime", "openvino")
+
+    def bundle(self, precision: Precision, runtime: RuntimeName = "onnxruntime") -> Path:
+        suffix = "" if runtime == "onnxruntime" else f"-{runtime}"
+        return self.directory / f"{self.arch}-{precision}{suffix}"
 
     def naive(self, precision: Precision) -> Path:
-        return self.directory / f"naive-{'int8' if precision == 'int8' else 'fp32'}.onnx"
+        return self.directory / f"naive-{precision}.onnx"
 
     def plain_graph(self, precision: Precision) -> Path:
-        return self.directory / f"plain-{'int8' if precision == 'int8' else 'fp32'}.onnx"
+        return self.directory / f"plain-{precision}.onnx"
 
 
 def prepare(arch: str, precision: Precision, *, size: int = 224) -> Prepared:
-    """Make what is missing for one architecture in one precision.
+    """Make what is missing for one architecture in one precision; all start from fp32's graph, too.
 
     Raises LctDeployError where one of our own commands fails; its message stands above.
     """
-    kept: Precision = "int8" if precision == "int8" else "fp32"
-    prepared = prepare_bundle(arch, kept, size=size)
-    if not prepared.plain_graph(kept).is_file():
-        bundle = open_bundle(prepared.bundle(kept))
-        graph = onnx.load(bundle.file(bundle.artifact("onnxruntime", kept)))
-        _save(inline_local_functions(graph), prepared.plain_graph(kept))
-    if not prepared.naive(kept).is_file():
-        _save(_naive(prepared, kept), prepared.naive(kept))
+    prepared = prepare_bundle(arch, "fp32", size=size)
+    for runtime in prepared.runtimes(precision):
+        _make_bundle(prepared, precision, runtime)
+    _make_graphs(prepared, "fp32")
+    if precision == "int8":
+        _make_graphs(prepared, precision)
     return prepared
 
 
 def prepare_bundle(arch: str, precision: Precision, *, size: int = 224) -> Prepared:
-    """The bundle alone, compiled for this machine."""
+    """The bundle for onnxruntime alone, compiled for this machine."""
     prepared = Prepared(arch=arch, size=size)
     make_checkpoint(arch, size=size)
-    _make_bundle(prepared, precision)
+    _make_bundle(prepared, precision, "onnxruntime")
     return prepared
+
+
+def _make_graphs(prepared: Prepared, precision: Precision) -> None:
+    """Those for others."""
+    plain, naive = prepared.plain_graph(precision), prepared.naive(precision)
+    if not plain.is_file():
+        bundle = open_bundle(prepared.bundle(precision))
+        graph = onnx.load(bundle.file(bundle.artifact("onnxruntime", precision)))
+        _save(inline_local_functions(graph), plain)
+    if not naive.is_file():
+        _save(_naive(prepared, precision), naive)
 
 
 def make_checkpoint(arch: str, *, size: int = 224) -> Path:
@@ -100,15 +118,19 @@ def make_checkpoint(arch: str, *, size: int = 224) -> Path:
     return prepared.checkpoint
 
 
-def _make_bundle(prepared: Prepared, precision: Precision) -> None:
-    bundle = prepared.bundle(precision)
+def _make_bundle(prepared: Prepared, precision: Precision, runtime: RuntimeName) -> None:
+    bundle = prepared.bundle(precision, runtime)
     images, calibration = image_folders()
     if not bundle.is_dir():
-        options = ["--images", images, "--image-size", prepared.size]
+        options = ["--images", images, "--image-size", prepared.size, "--precision", precision]
         if precision == "int8":
-            options += ["--precision", "int8", "--calib-data", calibration]
+            options += ["--calib-data", calibration]
+        if runtime == "openvino":
+            options += ["--for", runtime]
         _command("export", prepared.checkpoint, "-o", bundle, *options)
-    if not any(artifact.kind == "compiled" for artifact in open_bundle(bundle).manifest.artifacts):
+    if runtime == "onnxruntime" and not any(
+        artifact.kind == "compiled" for artifact in open_bundle(bundle).manifest.artifacts
+    ):
         _command("compile", bundle, "--runtime", "onnxruntime", "--batch", BATCHES, "--images", images)
 
 

@@ -18,8 +18,8 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from benchmarks.quartiles import Quartiles
 
 INK = "#767b84"
-COLOURS = ("#3b82f6", "#c2680a", "#15924a", "#a855f7", "#d6477f", "#0e93a8")
-MARKERS = "osD^vP"
+COLOURS = ("#3b82f6", "#c2680a", "#15924a", "#a855f7", "#d6477f", "#0e93a8", "#8a7a3c")
+MARKERS = "osD^vPX"
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lct-deploy",
     "svg.fonttype": "path",

@@ -65,12 +65,14 @@ def _shares(source: Source, found: dict[str, float]) -> str:
 
 def _share_lines(source: Source, found: dict[str, float]) -> Iterator[list[str]]:
     for case in peers.cases(source):
-        rates = {kind: _rate(case.network, row) for kind, row in case.rows.items() if row["p50_ms"]}
-        ours = rates.pop(peers.OURS, None)
+        rates = {name: _rate(case.network, row) for name, row in case.rows.items() if row["p50_ms"]}
+        ours = [rate for name, rate in rates.items() if peers.is_ours(name)]
+        others = [rate for name, rate in rates.items() if not peers.is_ours(name)]
         if case.precision in found and ours:
             peak = found[case.precision]
-            other = f"{max(rates.values()) / peak:.0%}" if rates else ABSENT
-            yield [f"{case.network}, {case.group}", f"**{ours / peak:.0%}**", digits(ours), other]
+            other = f"{max(others) / peak:.0%}" if others else ABSENT
+            shown = f"**{max(ours) / peak:.0%}**", digits(max(ours)), other
+            yield [f"{case.network}, {case.group}", *shown]
 
 
 def _rate(arch: str, row: Mapping[str, str]) -> float:

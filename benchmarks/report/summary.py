@@ -40,7 +40,7 @@ def _network_lines(results: Results, document: str) -> Iterator[list[str]]:
         others = results.at(peers.SECTION.kind, machine)
         overheads = attention.overheads(alone) if alone else {}
         beside = {
-            (case.precision, case.batch): case.ours_over_best
+            (case.precision, case.batch): case.best
             for case in (peers.cases(others) if others else ())
             if case.network == NETWORK
         }
@@ -50,7 +50,7 @@ def _network_lines(results: Results, document: str) -> Iterator[list[str]]:
                 f"`{machine}`, {group[0]}, batch {group[1]}",
                 ratio(overhead.over_plain) if overhead else _absent(attention.SECTION, document),
                 digits(overhead.over_floor) if overhead and overhead.floor else "not measured",
-                f"{ratio(best[1])} ({best[0]})" if best else _absent(peers.SECTION, document),
+                str(best) if best else _absent(peers.SECTION, document),
             ]
 
 

@@ -32,6 +32,7 @@ _OPENERS: dict[Kind, str] = {
     "onnxruntime": "plain_onnxruntime",
     "onnxruntime openvino": "plain_onnxruntime",
     "openvino": "openvino_model",
+    "openvino nncf": "openvino_nncf",
     "known time": "known_time",
 }
 

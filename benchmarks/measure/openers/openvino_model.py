@@ -14,18 +14,25 @@ from lct_deploy.errors import UsageError
 
 def open_runner(subject: Subject, bundle: Bundle) -> Runner:
     """Of bf16 the graph is that of fp32, and OpenVINO computes in bf16."""
+    precision = subject.precision or bundle.manifest.precision
+    # Left alone it computes fp32 graphs in bf16 where the processor has that.
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    return runner_of(read_graph(subject), bundle, precision, {**settings(subject), **hint})
+
+
+def read_graph(subject: Subject) -> openvino.Model:
     if subject.graph is None:
-        raise UsageError("openvino needs a graph")
-    core, precision = openvino.Core(), subject.precision or bundle.manifest.precision
-    model = core.read_model(subject.graph)
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": subject.threads,
-        # Left alone it computes fp32 graphs in bf16 where the processor has that.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-    }
+        raise UsageError(f"{subject.kind} needs a graph")
+    return openvino.Core().read_model(subject.graph)
+
+
+def settings(subject: Subject) -> dict[str, Any]:
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": subject.threads}
+
+
+def runner_of(model: openvino.Model, bundle: Bundle, precision: str, settings: dict[str, Any]) -> Runner:
+    core, compiled = openvino.Core(), dict[int, Any]()
     height, width = bundle.manifest.input.height, bundle.manifest.input.width
-    compiled: dict[int, Any] = {}
 
     def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = len(images)
