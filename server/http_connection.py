@@ -1,6 +1,7 @@
 """A client's connection: uvicorn's, which alone waits forever for the head of a request, however long."""
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -16,12 +17,19 @@ class HttpConnection(HttpToolsProtocol):
 
     What is complete in one read of the socket, at most 256 KiB, is not measured: memory is bounded all the
     same. A connection on which nothing comes at all is closed as one is that has had its answer. What no
-    application gets to see is answered with a problem too.
+    application gets to see is answered with a problem too; `refused` is told the status, why, and the
+    client's address.
     """
 
-    def __init__(self, *args: Any, head_seconds: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        head_seconds: float,
+        refused: Callable[[int, str, str | None], None],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._head_seconds = head_seconds
+        self._head_seconds, self._refused = head_seconds, refused
         self._head_bytes = 0
         self._head_timer: TimerHandle | None = None  # None: no head is being read
         self._deaf = False
@@ -76,6 +84,7 @@ class HttpConnection(HttpToolsProtocol):
         self._end_head()
         if self.transport.is_closing():
             return
+        self._refused(status, detail, self.client[0] if self.client else None)
         if getattr(self.cycle, "response_complete", True) is False:
             # What was sent before is answered, and then it is closed. What comes until then is dropped:
             # closing over unread bytes would reset the connection, and lose the answer on its way.

@@ -11,6 +11,7 @@ import uvicorn
 from server.app import build_app
 from server.http_connection import HttpConnection
 from server.listening import turn_away
+from server.observability.unread import UnreadRequests
 from server.service import Service
 
 HANDSHAKE_SECONDS = 0.1  # for connections that have begun to be established
@@ -26,11 +27,13 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         settings = service.settings
+        refused = UnreadRequests(service.metrics).add
+        protocol = partial(HttpConnection, head_seconds=settings.body_seconds, refused=refused)
         super().__init__(
             uvicorn.Config(
                 build_app(service),
                 loop="uvloop",
-                http=cast("Any", partial(HttpConnection, head_seconds=settings.body_seconds)),
+                http=cast("Any", protocol),
                 lifespan="on",
                 log_config=None,  # through our own
                 log_level=settings.log_level,

@@ -118,6 +118,26 @@ def test_what_is_no_http_gets_a_problem(connection: socket.socket) -> None:
     assert problem(read_to_end(connection)) == (400, "this is not an HTTP/1.1 request")
 
 
+def test_what_no_application_sees_is_counted_and_logged(demo_bundle: Path) -> None:
+    with Server(demo_bundle, body_seconds=SECONDS) as server:
+        for sent in (LIVE, b"\0\0"):
+            with closing(connect(server)) as connected:
+                connected.sendall(sent)
+                read_to_end(connected)
+        metrics = httpx.get(f"{server.url}/metrics").text
+        lines = [line for line in server.log() if line.get("route") == "unmatched"]
+    for status in (408, 400):
+        assert (
+            f'lct_http_responses_total{{method="other",route="unmatched",status="{status}"}} 1.0' in metrics
+        )
+    assert 'lct_requests_total{model="",outcome="bad_request",version=""} 2.0' in metrics
+    assert [(line["status"], line["outcome"], line["client"]) for line in lines] == [
+        (408, "bad_request", "127.0.0.1"),
+        (400, "bad_request", "127.0.0.1"),
+    ]
+    assert lines[0]["message"] == f"408: the headers were not complete after {SECONDS} s"
+
+
 def test_a_body_that_comes_with_the_last_header_is_no_header(connection: socket.socket) -> None:
     connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n")
     time.sleep(0.1)
@@ -156,7 +176,10 @@ def slow_server() -> Generator[tuple[str, int]]:
         await asyncio.sleep(SLOW)
         await PlainTextResponse("slow")(scope, receive, send)
 
-    protocol = cast("Any", partial(HttpConnection, head_seconds=SLOW / 4))
+    def refused(*_: object) -> None:
+        """Nobody counts here."""
+
+    protocol = cast("Any", partial(HttpConnection, head_seconds=SLOW / 4, refused=refused))
     config = uvicorn.Config(app, http=protocol, lifespan="off", log_level="warning")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(config)
