@@ -174,26 +174,42 @@ class EngineClient:
         else:
             self._send(pack_cancel(pending.id))
 
-    def _send(self, packet: bytes) -> None:
-        """Without a connection nothing is sent: `connect` submits what is pending by then."""
-        if self._link is not None:
-            self._unsent.append(packet)
-            self._flush()
+    def _send(self, message: bytes) -> None:
+        """Together with what else is sent in this turn of the event loop: every packet wakes the engine.
+
+        Without a connection nothing is sent: `connect` submits what is pending by then.
+        """
+        if self._link is None:
+            return
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(message)
 
     def _flush(self) -> None:
         link = self._link
         if link is None:
             return
         while self._unsent:
+            packet, count = self._next_packet()
             try:
-                link.send(self._unsent[0])
+                link.send(packet)
             except BlockingIOError:
                 asyncio.get_running_loop().add_writer(link.fileno(), self._flush)
                 return
             except OSError:
                 break  # the engine has gone; `_receive` finds that out by itself
-            self._unsent.popleft()
+            for _ in range(count):
+                self._unsent.popleft()
         asyncio.get_running_loop().remove_writer(link.fileno())
+
+    def _next_packet(self) -> tuple[bytes, int]:
+        """As many messages as go into one, and how many these are."""
+        size = count = 0
+        for message in self._unsent:
+            if size + len(message) > LONGEST and count:
+                break
+            size, count = size + len(message), count + 1
+        return b"".join(itertools.islice(self._unsent, count)), count
 
     def _receive(self) -> None:
         assert self._link is not None  # noqa: S101 - it is the link's own callback

@@ -18,6 +18,7 @@ from server.engine.config import BatchSizes
 from server.engine.connection import Connection
 from server.engine.messages import (
     LONGEST,
+    AskStatistics,
     Cancel,
     Done,
     Status,
@@ -168,10 +169,10 @@ class Engine:
             if not count:
                 self._drop(connection)
                 return
-            self._handle(connection, bytes(self._packet[:count]))
+            for message in unpack_for_engine(bytes(self._packet[:count])):
+                self._handle(connection, message)
 
-    def _handle(self, connection: Connection, packet: bytes) -> None:
-        message = unpack_for_engine(packet)
+    def _handle(self, connection: Connection, message: Submit | Cancel | AskStatistics) -> None:
         if isinstance(message, Submit):
             request = Request(
                 id=message.request,

@@ -4,15 +4,15 @@ Times are seconds of `time.monotonic`, which all processes of a machine share.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-_SUBMIT = struct.Struct("<BQd")  # then the slots, four bytes each
+_SUBMIT = struct.Struct("<BQdI")  # then so many slots, four bytes each
 _CANCEL = struct.Struct("<BQ")
 _STATISTICS = struct.Struct("<B")
 _DONE = struct.Struct("<BQBddI")
-LONGEST = 1 << 17
+LONGEST = 1 << 17  # bytes of a packet; it may hold several messages of a client
 
 
 class Kind(IntEnum):
@@ -66,7 +66,7 @@ class Done:
 
 
 def pack_submit(request: int, deadline: float, slots: Sequence[int]) -> bytes:
-    return _SUBMIT.pack(Kind.SUBMIT, request, deadline) + struct.pack(f"<{len(slots)}I", *slots)
+    return _SUBMIT.pack(Kind.SUBMIT, request, deadline, len(slots)) + struct.pack(f"<{len(slots)}I", *slots)
 
 
 def pack_cancel(request: int) -> bytes:
@@ -77,16 +77,22 @@ def pack_ask_statistics() -> bytes:
     return _STATISTICS.pack(Kind.STATISTICS)
 
 
-def unpack_for_engine(packet: bytes) -> Submit | Cancel | AskStatistics:
-    """A packet that an engine receives."""
-    kind = packet[0]
-    if kind == Kind.SUBMIT:
-        _, request, deadline = _SUBMIT.unpack_from(packet)
-        count = (len(packet) - _SUBMIT.size) // 4
-        return Submit(request, deadline, struct.unpack_from(f"<{count}I", packet, _SUBMIT.size))
-    if kind == Kind.CANCEL:
-        return Cancel(_CANCEL.unpack(packet)[1])
-    return AskStatistics()
+def unpack_for_engine(packet: bytes) -> Iterator[Submit | Cancel | AskStatistics]:
+    """The messages of a packet that an engine receives."""
+    at = 0
+    while at < len(packet):
+        kind = packet[at]
+        if kind == Kind.SUBMIT:
+            _, request, deadline, count = _SUBMIT.unpack_from(packet, at)
+            at += _SUBMIT.size
+            yield Submit(request, deadline, struct.unpack_from(f"<{count}I", packet, at))
+            at += 4 * count
+        elif kind == Kind.CANCEL:
+            yield Cancel(_CANCEL.unpack_from(packet, at)[1])
+            at += _CANCEL.size
+        else:
+            yield AskStatistics()
+            at += _STATISTICS.size
 
 
 def pack_done(done: Sequence[Done]) -> bytes:
