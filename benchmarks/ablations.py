@@ -6,14 +6,15 @@ setting says. A run is `lct-deploy train` in a process of its own, and two share
 small a network do not keep several threads busy.
 
 A row is written to benchmarks/results/ablations.csv at the end of each run, with the machine it was made
-on. Stop this at any time and start it again: runs that have a row are not repeated, one that was cut off
-goes on where it was.
+on, and the run's log, a line an epoch, to the directory of that name beside it. Stop this at any time and
+start it again: runs that have a row are not repeated, one that was cut off goes on where it was.
 """
 
 import csv
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ EPOCHS = 3
 JOBS = 2
 WORK = Path("build/ablations")
 CSV = RESULTS / "ablations.csv"
+CHECKPOINT, LOG = "network.safetensors", "network.csv"
 REFUSED = 2  # exit code of a command that was asked for what makes no sense
 
 
@@ -123,6 +125,7 @@ def main(
             for ended in track(as_completed(runs), "runs", total=len(runs)):
                 if row := ended.result():
                     append_row(output, asdict(row))
+                    keep_log(row, work, output.with_suffix(""))
                     stderr.print(f"{row.setting}, seed {row.seed}: {row.error or f'{row.top1} %'}")
         finally:
             over.set()
@@ -145,9 +148,9 @@ def _left(path: Path, epochs: int) -> Iterator[tuple[Setting, int]]:
 
 def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, threads: int) -> Row:
     """Train, or go on with a run that was cut off. Raises LctDeployError where a signal ends it."""
-    directory = work / f"{slug(setting)}-{seed}-{epochs}-epochs"
+    directory = run_directory(work, setting, seed, epochs)
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint = directory / "network.safetensors"
+    checkpoint = directory / CHECKPOINT
     arguments = [
         "train", f"--data={data}", *setting.options, *RECIPE, f"--epochs={epochs}", f"--seed={seed}",
     ]  # fmt: skip
@@ -169,13 +172,26 @@ def run(setting: Setting, seed: int, *, data: str, epochs: int, work: Path, thre
         return replace(row, error=_reason(done.stderr))
     if done.returncode:
         raise LctDeployError(f"a run was stopped, code {done.returncode}: {_reason(done.stderr)}")
-    last = _last_epoch(checkpoint.with_suffix(".csv"))
+    last = _last_epoch(directory / LOG)
     return replace(
         row,
         top1=round(float(last["test_top1"]), 2),
         loss=round(float(last["loss"]), 4),
         seconds=round(float(last["seconds"]), 1),
     )
+
+
+def keep_log(row: Row, work: Path, logs: Path) -> None:
+    """Copy what the run of `row` has written at the end of each epoch, if it has come so far."""
+    (setting,) = (setting for setting in SETTINGS if setting.name == row.setting)
+    log = run_directory(work, setting, row.seed, row.epochs) / LOG
+    if log.exists():
+        logs.mkdir(exist_ok=True)
+        shutil.copyfile(log, logs / f"{slug(setting)}-{row.seed}.csv")
+
+
+def run_directory(work: Path, setting: Setting, seed: int, epochs: int) -> Path:
+    return work / f"{slug(setting)}-{seed}-{epochs}-epochs"
 
 
 def slug(setting: Setting) -> str:

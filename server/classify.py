@@ -99,7 +99,7 @@ class Classifications:
         deadline = deadline_of(request, settings.request_seconds)
         name, k = _read_query(request)
         check_type(request)
-        with service.models.lease(name) as served:
+        with service.models.find(name) as served:
             async with service.bodies.read(request) as body:
                 images = await read_images(request, body, max_images=settings.max_images)
                 done = await while_connected(request, _classify(served, images, service.decoders, deadline))

@@ -11,6 +11,7 @@ from server.problems import ClientGoneError, Problem
 
 T = TypeVar("T")
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_SOON = 0.05  # seconds: what is answered by then costs less than to watch for its client's going
 
 
 def deadline_of(request: Request, default_seconds: float) -> float:
@@ -28,21 +29,28 @@ def deadline_of(request: Request, default_seconds: float) -> float:
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """`work`, cancelled as soon as the client goes; then raises ClientGoneError.
+    """`work`, cancelled as soon as the client goes, if it takes its time; then raises ClientGoneError.
 
     The request's body has to have been read.
     """
-    task = asyncio.current_task()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - a request is always one's
-    watcher = asyncio.get_running_loop().create_task(_cancel_on_disconnect(request, task))
+    watchers: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        watchers.append(loop.create_task(_cancel_on_disconnect(request, task)))
+
+    timer = loop.call_later(_SOON, watch)
     try:
         return await work
     except asyncio.CancelledError:
-        if watcher.done() and task.uncancel() == 0:
+        if any(watcher.done() for watcher in watchers) and task.uncancel() == 0:
             raise ClientGoneError from None
         raise
     finally:
-        watcher.cancel()
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
 async def _cancel_on_disconnect(request: Request, task: "asyncio.Task[Any]") -> None:

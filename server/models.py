@@ -2,8 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from server.observability.metrics import Metrics
 from server.offers import Offer
@@ -46,15 +45,10 @@ class Models:
         models = self.models
         return bool(models) and all(model.ready for model in models)
 
-    @contextmanager
-    def lease(self, name: str | None, version: str | None = None) -> Generator[ServedModel]:
-        """The model that `find` finds, which stays there for as long as the request needs it."""
-        model = self.find(name, version)
-        with model.lease():
-            yield model
-
     def find(self, name: str | None, version: str | None = None) -> ServedModel:
         """The model called `name`, or the only one where that is None; its latest version by default.
+
+        Whoever needs it for longer than this moment leases it: `with models.find(name) as model`.
 
         Raises UnknownModelError for what is not served, a Problem of 400 where a name is needed.
         """

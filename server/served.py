@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ from server.settings import ServerSettings
 
 
 class ServedModel:
-    """Takes requests from its beginning; whoever owns the engine says what becomes of that."""
+    """Takes requests from its beginning; whoever owns the engine says what becomes of that.
+
+    As a context manager it is leased: it stays until the end of that, even if it is replaced meanwhile.
+    """
 
     def __init__(self, offer: Offer, settings: ServerSettings, metrics: Metrics) -> None:
         self.engine, self.manifest = offer.engine, offer.manifest
@@ -78,22 +82,19 @@ class ServedModel:
         self._pause = seconds
         self._client.fail_waiting()
 
-    @contextlib.contextmanager
-    def lease(self) -> Generator[None]:
-        """Keep the engine until the end of a request, even if the model is replaced meanwhile."""
+    def __enter__(self) -> Self:
         if (record := current_record()) is not None:
             record.model = self.series
         self._leases += 1
         self._unused.clear()
-        try:
-            yield
-        finally:
-            self._leases -= 1
-            if not self._leases:
-                self._unused.set()
+        return self
 
-    @contextlib.contextmanager
-    def reserve(self, count: int) -> Generator[Reservation]:
+    def __exit__(self, *_: object) -> None:
+        self._leases -= 1
+        if not self._leases:
+            self._unused.set()
+
+    def reserve(self, count: int) -> Reservation:
         """Room for `count` images in the queue, before anything is spent on them.
 
         Raises ServerBusyError where there is none, EngineLostError where no engine will come soon.
@@ -104,8 +105,7 @@ class ServedModel:
             raise EngineAbsentError(
                 "the model's engine cannot be restarted at the moment", round(self._pause) + 1
             )
-        with self._client.reserve(count) as reservation:
-            yield reservation
+        return self._client.reserve(count)
 
     async def infer(self, images: Sequence[NDArray[np.uint8]], *, deadline: float) -> Inference:
         """Logits of images (H, W, 3), all at once; raises what `reserve` and `Reservation.infer` raise."""

@@ -45,6 +45,10 @@ def test_every_run_has_its_row_and_is_not_done_twice(
     assert float(rows["LCT", "0"]["loss"]) > 0
     assert "16 groups of 16 channels leave one channel a group" in rows["G 16", "0"]["error"]
     assert rows["G 16", "0"]["top1"] == ""
+    (log,) = (tmp_path / "ablations").iterdir()
+    (epoch,) = read_rows(log)
+    assert (log.name, epoch["epoch"]) == ("arch-lct_resnet20-0.csv", "1")
+    assert round(float(epoch["test_top1"]), 2) == float(rows["LCT", "0"]["top1"])
     first = output.read_bytes()
     ablations.main(data=str(data), epochs=1, work=tmp_path / "work", output=output)
     assert output.read_bytes() == first
@@ -72,7 +76,7 @@ def test_no_run_begins_once_the_time_is_over(data: Path, tmp_path: Path) -> None
 
 def test_a_run_that_was_cut_off_goes_on(data: Path, tmp_path: Path) -> None:
     """The state that an earlier process has left is used: the log holds its epoch as it was."""
-    setting = Setting(name="LCT", table="1", paper="", options=("--arch=lct_resnet20",))
+    setting = Setting(name="LCT", table="1", paper=None, options=("--arch=lct_resnet20",))
     directory = tmp_path / "arch-lct_resnet20-0-2-epochs"
     directory.mkdir()
     options = [*setting.options, *ablations.RECIPE, "--epochs=2", "--seed=0"]

@@ -55,6 +55,7 @@ ELSEWHERE = ROOT / "benchmarks" / "serving" / "peers" / "apps"
 # What needs a library that is not among those that developers install.
 NEEDS = {
     "lct_deploy.kernels.gpu.aot_plugin": "tensorrt",
+    "benchmarks.measure.openers.openvino_nncf": "nncf",
 }
 
 

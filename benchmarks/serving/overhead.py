@@ -4,7 +4,7 @@
                  in the best arrangement that was found
     one          one caller: its median latency beside the median of decoding and inference alone
     poisson      latency at a share of that throughput, with independent callers
-    noop         requests a second where neither decoding nor inference costs much: V2 tensors, one core
+    noop         requests a second where neither decoding nor inference costs much: raw V2 tensors, one core
     start        importing the server, and from its start until it is ready, on the demo bundle
 
 Rounds are interleaved; ratios are of measurements that were made one right after the other. Rows in
@@ -36,7 +36,7 @@ from benchmarks.serving.in_process import Arrangement, arrangements
 from benchmarks.serving.load import closed_loop, open_loop, throughput
 from benchmarks.serving.noop import NAME, SIZE, noop_bundle
 from benchmarks.serving.peers.running import Running
-from benchmarks.serving.requests import target, tensor
+from benchmarks.serving.requests import raw_tensor, target
 from benchmarks.serving.servers import Server, ask, lct_deploy_serve
 from benchmarks.serving.wrk import required_wrk
 from benchmarks.spine import seconds_of, start_to_ready
@@ -225,15 +225,19 @@ def _run_in_process(bundle: Bundle, seconds: float, *options: str) -> dict[str, 
 
 
 def of_noop(lengths: Lengths) -> list[Row]:
-    """The server on one core, the client on the others, where there are others."""
+    """The server on one core, the client on the others, where there are others.
+
+    Batches, as of any network that costs less than what surrounds it.
+    """
     first, *others = sorted(os.sched_getaffinity(0))
     on_first, elsewhere = _taskset([first]), _taskset(others or [first])
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="lct-noop.") as directory:
         bundle = noop_bundle(Path(directory) / NAME)
-        with Server(lct_deploy_serve(str(bundle.path)), prefix=on_first) as server:
+        serve = lct_deploy_serve(str(bundle.path), "--max-batch", str(NOOP_CONNECTIONS))
+        with Server(serve, prefix=on_first) as server:
             images = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-            where = target(f"{server.url()}/v2/models/{NAME}/infer", [tensor(images)])
+            where = target(f"{server.url()}/v2/models/{NAME}/infer", [raw_tensor(images)])
             status, body = ask(where)
             if status != 200:
                 raise LctDeployError(f"the V2 route answers with status {status}: {body[:200]!r}")
@@ -250,7 +254,8 @@ def of_noop(lengths: Lengths) -> list[Row]:
                         value=figures.throughput,
                         beside=None,
                         unit="requests/s",
-                        detail=f"{NOOP_CONNECTIONS} callers; client on {len(others)} other cores",
+                        detail=f"{NOOP_CONNECTIONS} callers, batches of as many; client on "
+                        f"{len(others)} other cores",
                     )
                 )
     return rows

@@ -71,6 +71,14 @@ def tensor(images: NDArray[np.uint8], *, name: str = "image", output: str = "log
     return _inference(np.ascontiguousarray(images).tobytes(), "UINT8", images.shape, name, output)
 
 
+def raw_tensor(images: NDArray[np.uint8]) -> Body:
+    """The bytes of the model's one input and nothing else; the answer is JSON."""
+    return Body(
+        content=np.ascontiguousarray(images).tobytes(),
+        headers={"Content-Type": "application/octet-stream", JSON_LENGTH: "0"},
+    )
+
+
 def file_tensor(image: bytes, *, name: str = "image", output: str = "logits") -> Body:
     """An inference request of the V2 protocol with an encoded image."""
     return _inference(struct.pack("<I", len(image)) + image, "BYTES", (1,), name, output)

@@ -4,15 +4,14 @@ All of it runs in the event loop's thread, so that nothing needs a lock.
 """
 
 import asyncio
-import contextlib
 import itertools
 import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,8 +103,7 @@ class EngineClient:
         for pending in self._pending.values():
             self._send(pack_submit(pending.id, pending.deadline, pending.slots))
 
-    @contextlib.contextmanager
-    def reserve(self, count: int) -> Generator["Reservation"]:
+    def reserve(self, count: int) -> "Reservation":
         """Room for `count` images; raises ServerBusyError where there is none now."""
         capacity = self.slots.geometry.count
         if count > len(self._free):
@@ -116,11 +114,15 @@ class EngineClient:
         self.slots.mark(taken, State.COMING)
         self._idle.clear()
         self._on_change(count)
-        reservation = Reservation(self, taken)
-        try:
-            yield reservation
-        finally:
-            self._release(reservation.unused())
+        return Reservation(self, taken)
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Room for as many images again."""
+        self.slots.mark(slots, State.FREE)
+        self._free.extend(slots)
+        self._on_change(-len(slots))
+        if not self.outstanding:
+            self._idle.set()
 
     def retry_after(self) -> int:
         """Whole seconds in which what is outstanding now will have been answered, as far as one can tell."""
@@ -170,7 +172,7 @@ class EngineClient:
     def _give_up(self, pending: _Pending) -> None:
         if self._link is None:
             del self._pending[pending.id]
-            self._release(pending.slots)
+            self.release(pending.slots)
         else:
             self._send(pack_cancel(pending.id))
 
@@ -239,7 +241,7 @@ class EngineClient:
                 _expire(pending.answer)
             else:
                 pending.answer.set_exception(EngineFailedError("the model failed on this request"))
-        self._release(pending.slots)
+        self.release(pending.slots)
         self._rate.add(len(pending.slots))
 
     def _lost(self) -> None:
@@ -248,7 +250,7 @@ class EngineClient:
         for pending in list(self._pending.values()):
             if pending.answer.done():
                 self._pending.pop(pending.id)
-                self._release(pending.slots)
+                self.release(pending.slots)
             elif any(self.slots.states[slot] == State.RUNNING for slot in pending.slots):
                 why = "the model's engine died while it was computing this request"
                 self._lose(pending, EngineLostError(why, 1))
@@ -257,7 +259,7 @@ class EngineClient:
         del self._pending[pending.id]
         if not pending.answer.done():
             pending.answer.set_exception(why)
-        self._release(pending.slots)
+        self.release(pending.slots)
 
     def _disconnect(self) -> None:
         if self._link is None:
@@ -273,19 +275,19 @@ class EngineClient:
             if not asked.done():
                 asked.set_exception(EngineLostError("the model's engine died", 1))
 
-    def _release(self, slots: Sequence[int]) -> None:
-        self.slots.mark(slots, State.FREE)
-        self._free.extend(slots)
-        self._on_change(-len(slots))
-        if not self.outstanding:
-            self._idle.set()
-
 
 class Reservation:
-    """Slots of one request: each is filled with an image, or goes back unused."""
+    """Slots of one request, for as long as its context: each is filled with an image, or goes back unused."""
 
     def __init__(self, client: EngineClient, slots: list[int]) -> None:
         self._client, self._slots = client, slots
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._slots:
+            self._client.release(self._slots)
 
     async def infer(self, images: Sequence[NDArray[np.uint8]], deadline: float) -> Inference:
         """Logits of at most as many images (H, W, 3) as were reserved; call it once.
@@ -301,10 +303,6 @@ class Reservation:
         if (record := current_record()) is not None:
             record.inferred(inference, submitted)
         return inference
-
-    def unused(self) -> list[int]:
-        """Slots that no image was put into."""
-        return self._slots
 
 
 def _inference(logits: NDArray[np.float32], done: Done) -> Inference:

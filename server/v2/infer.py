@@ -27,7 +27,7 @@ class Inferences:
         """What the route does: everything from the body to the body of the answer."""
         arrived = time.monotonic()
         self.service.keys.check(request, "infer")
-        with self.service.models.lease(model, version) as served:
+        with self.service.models.find(model, version) as served:
             async with self.service.bodies.read(request) as sent:
                 body = await self._decoded(request, sent)
                 asked = read_request(body, request.headers.get(HEADER), self._takes(served))
