@@ -88,6 +88,7 @@ def test_a_peer_without_a_graph_is_said(demo_bundle: Path) -> None:
 def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A small network stands for the large ones: its bundle, compiled, and graphs with nothing of ours."""
     monkeypatch.setattr(preparing, "ROOT", tmp_path)
+    monkeypatch.setattr(preparing, "BATCHES", "2")
     prepared = preparing.prepare("lct_resnet20", "fp32", size=28)
     manifest = open_bundle(prepared.bundle("fp32")).manifest
     assert [artifact.kind for artifact in manifest.artifacts if artifact.runtime == "onnxruntime"]
@@ -103,6 +104,7 @@ def test_everything_is_prepared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     row, other = rows_of(ours, in_openvino)
     assert (row.error, other.error) == ("", "")
     assert (row.runtime, other.runtime) == ("onnxruntime", "openvino")
+    assert row.graph == "compiled"
 
 
 @pytest.mark.parametrize(
