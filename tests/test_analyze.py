@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tracemalloc
 import xml.etree.ElementTree as ElementTree
 from contextlib import closing
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_a_block_is_what_its_definitions_say_in_whatever_batches_it_came() -> No
     whole = counted(context, gate, batch=50)
     np.testing.assert_allclose(whole.after, block.after)
     assert whole.of_images.value == pytest.approx(block.of_images.value)
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    def peak(batches: int) -> int:
+        rng, counter = np.random.default_rng(0), BlockCounter("layer1.0.attn")
+        tracemalloc.start()
+        for _ in range(batches):
+            context, gate = rng.uniform(0, 1, (2, 8, 64)).astype(np.float32)
+            counter.add(Attention(context=context, gate=gate))
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert counter.block().images == 8 * batches
+        return highest
+
+    peak(5)  # what numpy loads once
+    assert peak(400) < 1.5 * peak(40)
 
 
 def test_the_negative_correlation_of_the_paper_is_seen_where_it_is() -> None:

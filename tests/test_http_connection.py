@@ -158,9 +158,10 @@ def test_a_late_head_comes_after_the_answer_before_it(connection: socket.socket)
 @pytest.mark.parametrize("after", [LIVE, b"\0\0", LIVE + b"x" * 3 * HEAD_BYTES], ids=["late", "bad", "long"])
 def test_what_is_wrong_after_a_request_does_not_cost_its_answer(after: bytes) -> None:
     """It has begun, and is answered; then the connection is closed."""
-    with slow_server() as address, closing(socket.create_connection(address, timeout=10)) as connected:
+    begun = threading.Event()
+    with slow_server(begun) as address, closing(socket.create_connection(address, timeout=10)) as connected:
         connected.sendall(LIVE + b"\r\n")
-        time.sleep(SLOW / 4)
+        assert begun.wait(10)
         connected.sendall(after)
         answer = read_to_end(connected)
     assert answer.startswith(b"HTTP/1.1 200")
@@ -169,10 +170,11 @@ def test_what_is_wrong_after_a_request_does_not_cost_its_answer(after: bytes) ->
 
 
 @contextmanager
-def slow_server() -> Generator[tuple[str, int]]:
-    """Answers after SLOW seconds; waits a quarter of that for a head."""
+def slow_server(begun: threading.Event) -> Generator[tuple[str, int]]:
+    """Sets `begun` with a request and answers it after SLOW seconds; waits a quarter of that for a head."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
         await asyncio.sleep(SLOW)
         await PlainTextResponse("slow")(scope, receive, send)
 
