@@ -77,9 +77,9 @@ def _lower(model: ModelProto, precision: Precision) -> Lowered:
     if precision == "bf16":
         return {"openvino": to_half(model, "bf16")}
     batches = np.split(calibration_images(PREPROCESSING), CALIBRATION // 4)
-    ranges = calibrate(model, batches, DEFAULT_METHOD, total=len(batches))
+    calibration = calibrate(model, batches, DEFAULT_METHOD, total=len(batches))
     targets: tuple[Target, ...] = ("openvino", "onnxruntime", "tensorrt")
-    return {target: quantize(model, ranges, target) for target in targets}
+    return {target: quantize(model, calibration, target) for target in targets}
 
 
 def _contestants(

@@ -120,9 +120,9 @@ def make_variant(
         model = with_layer_normalization(model)
     if precision in CALIBRATED:
         images = _calibration_images(options.calibration, preprocessing, parity)
-        ranges = calibrate(model, images, options.calibration.method, total=len(images))
+        calibration = calibrate(model, images, options.calibration.method, total=len(images))
         notes = images.notes()
-        model = quantize(model, ranges, "onnxruntime" if target == "portable" else target, precision)
+        model = quantize(model, calibration, "onnxruntime" if target == "portable" else target, precision)
     elif precision in ("fp16", "bf16"):
         model = to_half(model, precision)
     if target == "tensorrt":

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from exporters.functions import with_layer_normalization
 from exporters.graph import export_graph
 from exporters.half import Half, emulate, to_half
 from exporters.hybrids import Hybrids
-from exporters.quantization.calibration import calibrate
+from exporters.quantization.calibration import Calibration, calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD, Range
 from exporters.quantization.placement import Target
 from exporters.quantization.qdq import quantize
@@ -59,7 +60,7 @@ def shipped() -> ModelProto:
 
 
 @cache
-def ranges() -> dict[str, Range]:
+def calibration() -> Calibration:
     return calibrate(shipped(), np.split(seen(), 8), DEFAULT_METHOD, total=8)
 
 
@@ -80,8 +81,9 @@ def output_of(model: ModelProto, node: str) -> str:
 def with_wide_range(node: str, target: Target = "onnxruntime", factor: float = 40) -> ModelProto:
     """The shipped network in int8, the range of what `node` gives widened."""
     tensor = output_of(shipped(), node)
-    wide = Range(ranges()[tensor].low * factor, ranges()[tensor].high * factor)
-    return quantize(shipped(), {**ranges(), tensor: wide}, target)
+    ranges = calibration().ranges
+    wide = Range(ranges[tensor].low * factor, ranges[tensor].high * factor)
+    return quantize(shipped(), replace(calibration(), ranges={**ranges, tensor: wide}), target)
 
 
 def change(model: ModelProto, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -138,7 +140,7 @@ def test_a_range_that_onnxruntime_alone_quantizes(node: str, module: str) -> Non
     ],
 )
 def test_a_wrong_scale_of_weights(weight: str, node: str, target: Target) -> None:
-    variant = quantize(shipped(), ranges(), target)
+    variant = quantize(shipped(), calibration(), target)
     change(variant, weight, lambda scale: scale * 1.6)
     found = blame(shipped(), variant, unseen())
     assert found.culprit.node == node
@@ -147,13 +149,13 @@ def test_a_wrong_scale_of_weights(weight: str, node: str, target: Target) -> Non
 
 
 def test_a_wrong_scale_of_the_folded_stem() -> None:
-    variant = quantize(shipped(), ranges(), "onnxruntime")
+    variant = quantize(shipped(), calibration(), "onnxruntime")
     change(variant, "network.conv1.weight_folded_scale", lambda scale: scale * 1.5)
     assert blame(shipped(), variant, unseen()).culprit.node == "bn1/Conv"
 
 
 def test_parameters_of_an_attention_belong_to_it() -> None:
-    variant = quantize(shipped(), ranges(), "onnxruntime")
+    variant = quantize(shipped(), calibration(), "onnxruntime")
     change(variant, "network.layer2.1.attn.inputs.1", lambda b: b + 3)
     assert blame(shipped(), variant, unseen()).culprit.module == "layer2.1.attn"
 
@@ -224,7 +226,7 @@ def test_the_worst_layer_need_not_be_in_the_worse_half() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_honest_graph_has_an_answer_too(target: Target) -> None:
-    variant = quantize(shipped(), ranges(), target)
+    variant = quantize(shipped(), calibration(), target)
     found = blame(shipped(), variant, unseen())
     errors = [found.culprit.error, *(layer.error for layer in found.runners_up)]
     assert errors == sorted(errors, reverse=True)
@@ -264,7 +266,7 @@ def test_an_attention_in_plain_operators_is_not_suspected() -> None:
 
 
 def test_the_graphs_are_left_alone() -> None:
-    variant = quantize(shipped(), ranges(), "onnxruntime")
+    variant = quantize(shipped(), calibration(), "onnxruntime")
     before = [model.SerializeToString(deterministic=True) for model in (shipped(), variant)]
     blame(shipped(), variant, unseen()[:2])
     assert [m.SerializeToString(deterministic=True) for m in (shipped(), variant)] == before
@@ -274,7 +276,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UsageError, match="fp32"):
         blame(shipped(), shipped(), unseen())
     with pytest.raises(ExportError, match="no counterpart"):
-        blame(random_model("lct_resnet26"), quantize(shipped(), ranges(), "onnxruntime"), unseen())
+        blame(random_model("lct_resnet26"), quantize(shipped(), calibration(), "onnxruntime"), unseen())
     same = ModelProto()
     same.CopyFrom(shipped())
     onnx.helper.set_model_props(same, {"lct.precision": "int8"})
@@ -291,7 +293,7 @@ def bundle(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "int8"
     shutil.copytree(demo_bundle, path)
     manifest, file = open_bundle(path).manifest, path / "int8-onnxruntime.onnx"
-    variant = quantize(onnx.load(path / "model.onnx"), ranges(), "onnxruntime")
+    variant = quantize(onnx.load(path / "model.onnx"), calibration(), "onnxruntime")
     change(variant, "network.layer3.1.conv2.weight_scale", lambda scale: scale * 2)
     onnx.save(variant, file)
     artifact = manifest.artifacts[0].model_copy(

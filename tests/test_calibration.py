@@ -250,17 +250,29 @@ def activations(model: ModelProto, tensor: str, images: np.ndarray) -> np.ndarra
 
 def test_min_max_is_what_the_graph_computes(graph: ModelProto) -> None:
     images = noise(6)
-    ranges = calibrate(graph, np.split(images, 3), "min-max", total=3)
+    ranges = calibrate(graph, np.split(images, 3), "min-max", total=3).ranges
     for name in ("relu", "getitem_9", "relu_3"):
         values = activations(graph, name, images)
         assert ranges[name] == pytest.approx((values.min(), values.max()), rel=1e-5)
 
 
+def test_means_are_of_what_convolutions_and_the_classifier_read(graph: ModelProto) -> None:
+    images = noise(6)
+    means = calibrate(graph, np.split(images, 3), "min-max", total=3).means
+    read = {node.input[0] for node in graph.graph.node if node.op_type in ("Conv", "Gemm")}
+    assert set(means) == read
+    for name in sorted(read):
+        values = activations(graph, name, images)
+        assert means[name] == pytest.approx(
+            np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).mean(1), abs=1e-4
+        )
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_quantised_tensor_gets_a_range_within_its_values(graph: ModelProto, method: Method) -> None:
     batches = np.split(noise(8), 4)
-    ranges = calibrate(graph, batches, method, total=4)
-    limits = calibrate(graph, batches, "min-max", total=4)
+    ranges = calibrate(graph, batches, method, total=4).ranges
+    limits = calibrate(graph, batches, "min-max", total=4).ranges
     needed = {*placement(graph.graph, "onnxruntime").values(), *placement(graph.graph, "tensorrt").values()}
     assert set(ranges) == needed
     for name, (low, high) in ranges.items():
@@ -271,7 +283,7 @@ def test_every_quantised_tensor_gets_a_range_within_its_values(graph: ModelProto
 @pytest.mark.parametrize("method", METHODS)
 def test_the_range_of_the_input_does_not_depend_on_the_images(graph: ModelProto, method: Method) -> None:
     grey = np.full((2, SIZE, SIZE, 3), 120, np.uint8)
-    low, high = calibrate(graph, [grey], method, total=1)[stem_input(graph.graph)]
+    low, high = calibrate(graph, [grey], method, total=1).ranges[stem_input(graph.graph)]
     mean, std = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
     assert low == pytest.approx((-mean / std).min())
     assert high == pytest.approx(((1 - mean) / std).max())
@@ -330,6 +342,6 @@ def test_memory_does_not_grow_with_the_number_of_images(method: Method, tmp_path
 
 
 def test_ranges_are_plain_numbers(graph: ModelProto) -> None:
-    range_ = calibrate(graph, [noise(2)], "percentile", total=1)["relu"]
+    range_ = calibrate(graph, [noise(2)], "percentile", total=1).ranges["relu"]
     assert isinstance(range_, Range)
     assert type(range_.low) is type(range_.high) is float

@@ -26,11 +26,11 @@ from tests.test_quantization import (
     PREPROCESSING,
     SIZE,
     WEIGHTS,
+    calibration,
     fp32,
     maker,
     nodes,
     noise,
-    ranges,
     run,
     sqnr,
 )
@@ -42,7 +42,7 @@ HALF_STEP = 2.0**-4  # of a value with three bits of mantissa
 
 @cache
 def fp8(arch: str) -> ModelProto:
-    return quantize(fp32(arch), ranges(arch), "tensorrt", "fp8")
+    return quantize(fp32(arch), calibration(arch), "tensorrt", "fp8")
 
 
 @pytest.mark.parametrize("arch", ["se_resnet18", "lct_resnet20"])

@@ -104,8 +104,8 @@ def fp32(arch: str, size: int) -> ModelProto:
 def int8(arch: str, size: int, groups: int | None = None) -> ModelProto:
     model = with_layer_normalization(fp32(arch, size))
     model = model if groups is None else regrouped(model, groups)
-    ranges = calibrate(model, np.split(noise(16, size), 4), DEFAULT_METHOD, total=4)
-    return quantize(model, ranges, "onnxruntime")
+    calibration = calibrate(model, np.split(noise(16, size), 4), DEFAULT_METHOD, total=4)
+    return quantize(model, calibration, "onnxruntime")
 
 
 def resized(model: ModelProto, height: int, width: int) -> ModelProto:

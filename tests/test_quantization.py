@@ -1,6 +1,7 @@
 """int8 graphs of every architecture against their fp32 graphs, and what onnxruntime makes of them."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from exporters.gates import read_gates
 from exporters.graph import export_graph
 from exporters.nodes import attention_nodes, node_module
 from exporters.quantization import numerics
-from exporters.quantization.calibration import calibrate
+from exporters.quantization.calibration import Calibration, calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD, Range
 from exporters.quantization.placement import Target
 from exporters.quantization.qdq import quantize
@@ -61,13 +62,13 @@ def fp32(arch: str) -> ModelProto:
 
 
 @cache
-def ranges(arch: str) -> dict[str, Range]:
+def calibration(arch: str) -> Calibration:
     return calibrate(fp32(arch), np.split(noise(32), 8), DEFAULT_METHOD, total=8)
 
 
 @cache
 def int8(arch: str, target: Target) -> ModelProto:
-    return quantize(fp32(arch), ranges(arch), target)
+    return quantize(fp32(arch), calibration(arch), target)
 
 
 def run(model: ModelProto, images: np.ndarray) -> np.ndarray:
@@ -284,8 +285,8 @@ def test_the_result_is_the_same_every_time_and_the_source_is_left_alone() -> Non
     model = fp32("lct_resnet26")
     before = model.SerializeToString(deterministic=True)
     for target in TARGETS:
-        first = quantize(model, ranges("lct_resnet26"), target).SerializeToString(deterministic=True)
-        second = quantize(model, ranges("lct_resnet26"), target).SerializeToString(deterministic=True)
+        first = quantize(model, calibration("lct_resnet26"), target).SerializeToString(deterministic=True)
+        second = quantize(model, calibration("lct_resnet26"), target).SerializeToString(deterministic=True)
         assert first == second
     assert model.SerializeToString(deterministic=True) == before
 
@@ -307,8 +308,8 @@ def test_max_pooling_keeps_its_inputs_scale() -> None:
 
 
 def test_a_missing_range_is_named() -> None:
-    known = dict(ranges("lct_resnet26"))
-    del known["relu_3"]
+    known = calibration("lct_resnet26")
+    known = replace(known, ranges={name: known.ranges[name] for name in known.ranges if name != "relu_3"})
     for target in TARGETS:
         with pytest.raises(ExportError, match="no range was calibrated for 1 tensors: relu_3"):
             quantize(fp32("lct_resnet26"), known, target)
@@ -357,7 +358,7 @@ def test_the_plain_twin_of_an_lct_network_takes_the_ranges_measured_with_its_att
         addition.input[list(addition.input).index(attention.output[0])] = attention.input[0]
         twin.graph.node.remove(attention)
     del twin.functions[:]
-    quantized = quantize(twin, ranges("lct_resnet26"), "onnxruntime")
+    quantized = quantize(twin, calibration("lct_resnet26"), "onnxruntime")
     found = optimized(quantized, tmp_path)
     assert census(found)["QLinearAdd"] == 8
     additions = {node.name: node for node in found.graph.node if node.op_type == "QLinearAdd"}
@@ -443,6 +444,27 @@ def test_weights_and_biases_are_within_half_a_step(
     quantized = numerics.integer_bias(biases, integer.scale, input_scale)
     step = integer.scale.astype(np.float64) * scale
     assert (np.abs(quantized * step - biases) <= 0.501 * step + 1e-6 * abs(bias)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(WEIGHTS, st.integers(0, 2**32 - 1), st.sampled_from(TARGETS))
+def test_rounded_weights_keep_the_mean_of_what_they_give(
+    weights: np.ndarray, seed: int, target: Target
+) -> None:
+    inputs = np.random.default_rng(seed).uniform(0, 3, (weights.shape[1], 50))
+    small = numerics.weights(weights, np.zeros(len(weights), np.float32), np.array(1, np.float32), target)
+    lost = numerics.lost_mean(weights, small, inputs.mean(axis=1))
+    kept = (small.dequantized.astype(np.float64) @ inputs).mean(axis=1) + lost
+    np.testing.assert_allclose(kept, (weights.astype(np.float64) @ inputs).mean(axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "openvino"])
+@pytest.mark.parametrize("arch", ["lct_resnet26", "se_resnet18"])
+def test_biases_bring_logits_nearer_to_those_of_float32(arch: str, target: Target) -> None:
+    model, images = fp32(arch), noise(32, seed=1)
+    reference, unaware = run(model, images), replace(calibration(arch), means={})
+    without, with_means = (quantize(model, known, target) for known in (unaware, calibration(arch)))
+    assert sqnr(reference, run(with_means, images)) > sqnr(reference, run(without, images))
 
 
 @settings(max_examples=100, deadline=None)

@@ -91,8 +91,8 @@ def quantized(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 def add_fp8_graph(bundle: Path) -> None:
     """A graph as `export` makes it, whose ranges nothing is said of: what counts is that it builds."""
     model = onnx.load(bundle / "model.onnx")
-    ranges = calibrate(model, [open_bundle(bundle).golden().images], DEFAULT_METHOD, total=1)
-    onnx.save(spell_out(quantize(model, ranges, "tensorrt", "fp8")), bundle / "fp8-tensorrt.onnx")
+    calibration = calibrate(model, [open_bundle(bundle).golden().images], DEFAULT_METHOD, total=1)
+    onnx.save(spell_out(quantize(model, calibration, "tensorrt", "fp8")), bundle / "fp8-tensorrt.onnx")
     manifest = json.loads((bundle / "manifest.json").read_text())
     graph = {**manifest["artifacts"][0], "path": "fp8-tensorrt.onnx", "runtime": "tensorrt"}
     graph.update(precision="fp8", sha256=sha256_file(bundle / "fp8-tensorrt.onnx"))

@@ -11,8 +11,7 @@ from onnx import ModelProto
 
 from exporters.graph import export_graph
 from exporters.half import to_half
-from exporters.quantization.calibration import calibrate
-from exporters.quantization.histogram import Range
+from exporters.quantization.calibration import Calibration, calibrate
 from exporters.quantization.qdq import quantize
 from exporters.quantization.stem import cast_first
 from exporters.spelling import spell_out
@@ -46,14 +45,14 @@ def portable(arch: str, size: int = SIZE) -> ModelProto:
 
 
 @cache
-def ranges(arch: str) -> dict[str, Range]:
+def calibration(arch: str) -> Calibration:
     return calibrate(portable(arch), [noise(8, SIZE)], "min-max", total=1)
 
 
 def spelled(arch: str, precision: Precision) -> ModelProto:
     model = portable(arch)
     if precision in ("int8", "fp8"):
-        return spell_out(quantize(model, ranges(arch), "tensorrt", precision))
+        return spell_out(quantize(model, calibration(arch), "tensorrt", precision))
     return spell_out(to_half(model, precision) if precision in ("fp16", "bf16") else cast_first(model))
 
 

@@ -21,6 +21,7 @@ from exporters.functions import ATTENTION_TAIL, DOMAIN, LINEAR_CONTEXT_TRANSFORM
 from exporters.graph import export_graph
 from exporters.half import to_half
 from exporters.nodes import attention_nodes, node_module
+from exporters.quantization.calibration import Calibration
 from exporters.quantization.histogram import Range
 from exporters.quantization.placement import placement
 from exporters.quantization.qdq import quantize
@@ -66,7 +67,8 @@ def spelled(arch: str, precision: Precision = "fp32", size: int = 32) -> ModelPr
     model = portable(arch, size)
     if precision == "int8":
         places = placement(cast_first(model).graph, "tensorrt")
-        return spell_out(quantize(model, dict.fromkeys(places.values(), Range(-4.0, 4.0)), "tensorrt"))
+        known = Calibration(ranges=dict.fromkeys(places.values(), Range(-4.0, 4.0)), means={})
+        return spell_out(quantize(model, known, "tensorrt"))
     if precision in ("fp16", "bf16"):
         return spell_out(to_half(model, precision))
     return spell_out(cast_first(model))

@@ -328,8 +328,8 @@ def test_spelled_out_in_half_and_in_eight_bits(arch: str, tmp_path: Path) -> Non
     # Which of two halves a sum is rounded to depends on the processor's order of adding.
     np.testing.assert_allclose(spelled, expected, rtol=0.02, atol=0.002 * np.abs(expected).max())
     assert sorted(gates_of(spell_out(half), images, tmp_path)) == sorted(gates_of(half, images, tmp_path))
-    ranges = calibrate(fp32(arch, size), np.split(noise(16, size), 4), DEFAULT_METHOD, total=4)
-    int8 = quantize(fp32(arch, size), ranges, "tensorrt")
+    calibration = calibrate(fp32(arch, size), np.split(noise(16, size), 4), DEFAULT_METHOD, total=4)
+    int8 = quantize(fp32(arch, size), calibration, "tensorrt")
     assert sqnr(run(int8, images), run(spell_out(int8), images)) > 20
 
 

@@ -1,6 +1,7 @@
-"""The range of every tensor that is to be quantised, measured on real images."""
+"""The ranges and means of an fp32 graph's tensors, measured on real images."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,27 +20,60 @@ Images = NDArray[np.uint8]
 Values = NDArray[np.float32]
 
 
-def calibrate(
-    model: ModelProto, batches: Iterable[Images], method: Method, *, total: int
-) -> dict[str, Range]:
-    """Ranges by tensor name over `total` batches (N, H, W, 3), for either target of `quantize`.
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What images have shown of the tensors of an fp32 graph, by name.
+
+    ranges  of those that are to be quantised, for any target of `quantize`
+    means   (C,) by channel, of what convolutions and linear layers read
+    """
+
+    ranges: Mapping[str, Range]
+    means: Mapping[str, NDArray[np.float64]]
+
+
+def calibrate(model: ModelProto, batches: Iterable[Images], method: Method, *, total: int) -> Calibration:
+    """Run `model` on `total` batches (N, H, W, 3).
 
     Memory holds the activations of one batch. Raises ExportError for a tensor that is not finite.
     """
-    tensors = list(dict.fromkeys(placement(model.graph, "onnxruntime").values()))
+    collectors = {name: _collector(method) for name in placement(model.graph, "onnxruntime").values()}
+    means = {node.input[0]: _Mean() for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    tensors = list(dict.fromkeys([*collectors, *means]))
     session = _session(model, tensors)
-    collectors = {name: _collector(method) for name in tensors}
     images = None
     for images in track(batches, "calibrating", total=total):
         for name, values in _activations(session, tensors, images).items():
             _check_finite(name, values, model)
-            add, _ = collectors[name]
-            add(values)
+            if name in collectors:
+                collectors[name][0](values)
+            if name in means:
+                means[name].add(values)
     if images is None:
         raise ExportError("there are no images to calibrate on")
     ranges = {name: range_() for name, (_, range_) in collectors.items()}
     stem = stem_input(model.graph)
-    return {**ranges, stem: _input_range(session, stem, images)}
+    return Calibration(
+        ranges={**ranges, stem: _input_range(session, stem, images)},
+        means={name: mean.by_channel for name, mean in means.items()},
+    )
+
+
+class _Mean:
+    """Of all values (N, C, …) of a tensor by channel."""
+
+    def __init__(self) -> None:
+        self._sum: NDArray[np.float64] | float = 0.0
+        self._count = 0
+
+    def add(self, values: Values) -> None:
+        axes = tuple(axis for axis in range(values.ndim) if axis != 1)
+        self._sum = self._sum + values.sum(axis=axes, dtype=np.float64)
+        self._count += values.size // values.shape[1]
+
+    @property
+    def by_channel(self) -> NDArray[np.float64]:
+        return np.asarray(self._sum) / self._count
 
 
 def _session(model: ModelProto, tensors: list[str]) -> onnxruntime.InferenceSession:

@@ -38,6 +38,11 @@ class Weights:
     values: NDArray[Any]
     scale: NDArray[np.float32]
 
+    @property
+    def dequantized(self) -> NDArray[np.float32]:
+        shape = (-1,) + (1,) * (self.values.ndim - 1)
+        return self.values.astype(np.float32) * self.scale.reshape(shape)
+
 
 def activation(range_: Range, target: Target, precision: EightBit = "int8") -> Affine:
     """Symmetric for TensorRT, uint8 with a zero point for the others; zero is always exact."""
@@ -68,6 +73,21 @@ def weights(
     steps = np.clip(values / scale.reshape(shape), -limit, limit)
     rounded = np.round(steps) if precision == "int8" else steps  # a float type rounds by itself
     return Weights(values=rounded.astype(_TYPES[precision]), scale=scale)
+
+
+def lost_mean(values: NDArray[np.float32], small: Weights, means: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What rounding the weights takes from a layer's mean output, by output channel.
+
+    E[W·x] - E[Ŵ·x] = (W - Ŵ)·E[x], with `means` (in,) of the layer's input; Nagel et al., "Data-Free
+    Quantization through Weight Equalization and Bias Correction" (2019), section 4.2. That a convolution's
+    input is zero beyond its border is left out. Weights of several groups, each of which reads a part of the
+    input, lose nothing here.
+    """
+    out, inputs = values.shape[:2]
+    if inputs != len(means):
+        return np.zeros(out, np.float32)
+    lost = values - small.dequantized
+    return (lost.reshape(out, inputs, -1).sum(axis=2, dtype=np.float64) @ means).astype(np.float32)
 
 
 def _pair_peak(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """Static quantisation in ONNX's Q/DQ form, from which every runtime makes its integer kernels."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from exporters.quantization import numerics
+from exporters.quantization.calibration import Calibration
 from exporters.quantization.gate import quantize_gates
-from exporters.quantization.histogram import Range
 from exporters.quantization.numerics import Affine, EightBit
 from exporters.quantization.placement import Target, placement
 from exporters.quantization.rewrite import copied, initializers, node_like, rewritten, with_opset
@@ -20,22 +19,23 @@ _FP8_OPSET = 19  # the first whose QuantizeLinear has float8 outputs
 
 
 def quantize(
-    model: ModelProto, ranges: Mapping[str, Range], target: Target, precision: EightBit = "int8"
+    model: ModelProto, calibration: Calibration, target: Target, precision: EightBit = "int8"
 ) -> ModelProto:
     """A copy of an fp32 graph with eight-bit weights per output channel and eight-bit activations.
 
+    Biases give back what rounded weights take from the mean of what they are added to.
     `onnxruntime`: uint8 activations with zero points, int32 biases, the image's bytes read directly.
     `tensorrt`: symmetric int8 or fp8, float biases, as TensorRT takes no other; the stem is in eight
     bits for int8 alone.
     `openvino`: uint8 activations with zero points, float biases, the stem in eight bits.
     Nodes and tensors keep their names: beside a tensor `t` stand
     `t_quantized`, `t_dequantized`, `t_scale` and `t_zero_point`.
-    `ranges` may name more tensors than are quantised; raises ExportError where it lacks one.
+    `calibration` may know more tensors than are quantised; raises ExportError where it lacks a range.
     """
     if precision == "fp8":
         model = with_opset(model, _FP8_OPSET)
     source = fold_normalization(model) if target == "onnxruntime" else cast_first(model)
-    writer = _Writer(source, _activations(source, ranges, target, precision), target, precision)
+    writer = _Writer(source, calibration, target, precision)
     for node in source.graph.node:
         writer.rewrite(node)
     quantized = rewritten(source, writer.nodes, writer.constants, precision=precision)
@@ -45,9 +45,9 @@ def quantize(
 
 
 def _activations(
-    model: ModelProto, ranges: Mapping[str, Range], target: Target, precision: EightBit
+    model: ModelProto, calibration: Calibration, target: Target, precision: EightBit
 ) -> dict[str, Affine]:
-    places = placement(model.graph, target, stem=precision != "fp8")
+    places, ranges = placement(model.graph, target, stem=precision != "fp8"), calibration.ranges
     missing = sorted(set(places.values()) - set(ranges))
     if missing:
         raise ExportError(f"no range was calibrated for {len(missing)} tensors: {', '.join(missing[:5])}")
@@ -60,14 +60,15 @@ class _Writer:
     """The nodes and new constants of the quantised graph, in order."""
 
     def __init__(
-        self, model: ModelProto, activations: dict[str, Affine], target: Target, precision: EightBit
+        self, model: ModelProto, calibration: Calibration, target: Target, precision: EightBit
     ) -> None:
-        self.activations = activations
+        self.activations = _activations(model, calibration, target, precision)
+        self.means = calibration.means
         self.target: Target = target
         self.precision: EightBit = precision
         self.values = initializers(model)
         # The scale of every tensor that eight-bit weights meet, in the tensor's own name.
-        self.scales = {name: affine.scale for name, affine in activations.items()}
+        self.scales = {name: affine.scale for name, affine in self.activations.items()}
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
 
@@ -95,14 +96,19 @@ class _Writer:
         self.nodes.append(node_like(origin, "DequantizeLinear", [q, *parameters], dq))
 
     def _weights(self, node: NodeProto) -> None:
-        """Weights in eight bits, and for onnxruntime the bias in int32."""
+        """Weights in eight bits with a bias that fits them, for onnxruntime in int32."""
         data, weight, bias = node.input
-        scale = self.scales[data]
-        small = numerics.weights(self.values[weight], self.values[bias], scale, self.target, self.precision)
+        scale, values, offset = self.scales[data], self.values[weight], self.values[bias]
+        small = numerics.weights(values, offset, scale, self.target, self.precision)
         node.input[1] = self._constant(node, weight, small.values, small.scale, "weight")
+        if data in self.means:  # not of an image's bytes
+            offset = offset + numerics.lost_mean(values, small, self.means[data])
         if self.target == "onnxruntime":
-            values = numerics.integer_bias(self.values[bias], small.scale, scale)
-            node.input[2] = self._constant(node, bias, values, small.scale * scale, "bias")
+            integers = numerics.integer_bias(offset, small.scale, scale)
+            node.input[2] = self._constant(node, bias, integers, small.scale * scale, "bias")
+        else:
+            node.input[2] = f"{node.name}/bias"
+            self.constants[node.input[2]] = offset
 
     def _constant(
         self, node: NodeProto, name: str, values: NDArray[Any], scale: NDArray[np.float32], kind: str
