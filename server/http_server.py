@@ -9,6 +9,7 @@ from typing import Any, cast
 import uvicorn
 
 from server.app import build_app
+from server.garbage import keep_for_good
 from server.http_connection import HttpConnection
 from server.listening import turn_away
 from server.observability.unread import UnreadRequests
@@ -59,6 +60,7 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
+            keep_for_good()
             await self.when_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -27,17 +27,13 @@ class Models:
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._models: dict[str, dict[str, ServedModel]] = {}
+        self._models: dict[str, dict[str, ServedModel]] = {}  # of each name the latest version last
         self._by_engine: dict[int, ServedModel] = {}  # those too that only finish what they have accepted
 
     @property
     def models(self) -> list[ServedModel]:
         """All that are served, by name, then by version."""
-        return [
-            versions[version]
-            for _, versions in sorted(self._models.items())
-            for version in sorted(versions, key=version_key)
-        ]
+        return [model for _, versions in sorted(self._models.items()) for model in versions.values()]
 
     @property
     def ready(self) -> bool:
@@ -62,9 +58,9 @@ class Models:
             known = ", ".join(sorted(self._models)) or "none"
             raise UnknownModelError(f"no model {name!r} is served here; there is {known}")
         if version is None:
-            return versions[max(versions, key=version_key)]
+            return next(reversed(versions.values()))
         if version not in versions:
-            known = ", ".join(sorted(versions, key=version_key))
+            known = ", ".join(versions)
             raise UnknownModelError(f"no version {version!r} of {name} is served here; there is {known}")
         return versions[version]
 
@@ -74,7 +70,7 @@ class Models:
             model = ServedModel(offer, self._settings, self._metrics)
             self._by_engine[offer.engine] = model
             served.setdefault(model.name, {})[model.version] = model
-        self._models |= served
+        self._models |= {name: _by_version(versions) for name, versions in served.items()}
 
     def connect(self, engine: int, link: socket.socket) -> None:
         if engine in self._by_engine:
@@ -107,3 +103,7 @@ class Models:
         """Take away a model's metrics, unless another of its name and version counts in the same."""
         if model.version not in self._models.get(model.name, {}):
             self._metrics.forget(model.series)
+
+
+def _by_version(models: dict[str, ServedModel]) -> dict[str, ServedModel]:
+    return dict(sorted(models.items(), key=lambda model: version_key(model[0])))

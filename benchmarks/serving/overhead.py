@@ -4,7 +4,8 @@
                  in the best arrangement that was found
     one          one caller: its median latency beside the median of decoding and inference alone
     poisson      latency at a share of that throughput, with independent callers
-    noop         requests a second where neither decoding nor inference costs much: raw V2 tensors, one core
+    noop         requests a second where neither decoding nor inference costs much: raw V2 tensors, one core;
+                 beside those of uvicorn with an application that does nothing
     start        importing the server, and from its start until it is ready, on the demo bundle
 
 Rounds are interleaved; ratios are of measurements that were made one right after the other. Rows in
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -225,40 +227,46 @@ def _run_in_process(bundle: Bundle, seconds: float, *options: str) -> dict[str, 
 
 
 def of_noop(lengths: Lengths) -> list[Row]:
-    """The server on one core, the client on the others, where there are others.
+    """The server on one core beside uvicorn alone there, the client on the others, where there are others.
 
     Batches, as of any network that costs less than what surrounds it.
     """
     first, *others = sorted(os.sched_getaffinity(0))
     on_first, elsewhere = _taskset([first]), _taskset(others or [first])
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="lct-noop.") as directory:
+    with ExitStack() as held:
+        directory = held.enter_context(tempfile.TemporaryDirectory(prefix="lct-noop."))
         bundle = noop_bundle(Path(directory) / NAME)
         serve = lct_deploy_serve(str(bundle.path), "--max-batch", str(NOOP_CONNECTIONS))
-        with Server(serve, prefix=on_first) as server:
-            images = np.zeros((1, SIZE, SIZE, 3), np.uint8)
-            where = target(f"{server.url()}/v2/models/{NAME}/infer", [raw_tensor(images)])
+        bare = [sys.executable, "-m", "benchmarks.serving.bare"]
+        servers = [held.enter_context(Server(command, prefix=on_first)) for command in (serve, bare)]
+        tensor = raw_tensor(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+        targets = [target(f"{server.url()}/v2/models/{NAME}/infer", [tensor]) for server in servers]
+        for where in targets:
             status, body = ask(where)
             if status != 200:
-                raise LctDeployError(f"the V2 route answers with status {status}: {body[:200]!r}")
-            for number in track(range(lengths.rounds), NAME, total=lengths.rounds):
-                figures = throughput(
-                    where, connections=NOOP_CONNECTIONS, seconds=lengths.seconds, prefix=elsewhere
-                )
-                server.check()
-                rows.append(
-                    Row(
-                        bundle=NAME,
-                        what="noop",
-                        round=number,
-                        value=figures.throughput,
-                        beside=None,
-                        unit="requests/s",
-                        detail=f"{NOOP_CONNECTIONS} callers, batches of as many; client on "
-                        f"{len(others)} other cores",
-                    )
-                )
-    return rows
+                raise LctDeployError(f"{where} answers with status {status}: {body[:200]!r}")
+
+        measure = partial(throughput, connections=NOOP_CONNECTIONS, seconds=lengths.seconds, prefix=elsewhere)
+        rows: list[Row] = []
+        for number in track(range(lengths.rounds), NAME, total=lengths.rounds):
+            ours, alone = (measure(where).throughput for where in targets)
+            rows.append(_noop_row(number, ours, alone, len(others)))
+        for server in servers:
+            server.check()
+        return rows
+
+
+def _noop_row(number: int, ours: float, alone: float, cores: int) -> Row:
+    return Row(
+        bundle=NAME,
+        what="noop",
+        round=number,
+        value=ours,
+        beside=alone,
+        unit="requests/s",
+        detail=f"{NOOP_CONNECTIONS} callers, batches of as many; beside uvicorn alone; client on {cores} "
+        "other cores",
+    )
 
 
 def _taskset(cores: Sequence[int]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from server.engine.config import BatchSizes, EngineConfig, EngineInfo
 from server.engine.defaults import default_batch, default_fill_delay, default_threads, multiply_adds
 from server.engine.engine import Engine
 from server.engine.process import Failure
+from server.garbage import keep_for_good
 from server.observability.logs import configure_logging
 from server.orphans import end_with
 
@@ -55,6 +56,7 @@ def main() -> None:
         control=control,
         running=running,
     )
+    keep_for_good()
     control.send(_info(bundle, runtimes[0], threads, sizes).model_dump_json().encode())
     # Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself.
     end_with(control, ORPHAN_SECONDS)

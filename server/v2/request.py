@@ -4,7 +4,7 @@ import gc
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ _MOST_AXES = 8  # of a shape that is worth a look
 _DIGITS = 15  # of a length that could be one; Python does not read very long numbers
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Takes:
+class Takes(NamedTuple):
     """What a model takes: its one input, and how many images of what size at once."""
 
     input: str
