@@ -67,18 +67,23 @@ def floors(precision: Precision, batch: int, threads: int) -> Iterator[Floor]:
 
 def network_operations(model: ModelProto) -> int:
     """Multiplications and additions of the convolutions and the classifier for one image."""
+    return sum(node_operations(model).values())
+
+
+def node_operations(model: ModelProto) -> dict[str, int]:
+    """The same, of each by the name of its node."""
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
     sources = {node.output[0]: node.input[0] for node in model.graph.node}
-    total = 0
+    found: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             pixels = [dim.dim_value for dim in shapes[node.output[0]][2:]] if node.op_type == "Conv" else [1]
             weight = node.input[1]
             while weight not in weights:  # through the DequantizeLinear of quantised ones
                 weight = sources[weight]
-            total += 2 * int(np.prod(weights[weight])) * int(np.prod(pixels))
-    return total
+            found[node.name] = 2 * int(np.prod(weights[weight])) * int(np.prod(pixels))
+    return found
 
 
 def _onnxruntime(

@@ -36,6 +36,7 @@ FIGURES = (
     Figure(case=("model", "form", "precision", "batch"), column="milliseconds"),
     Figure(case=("runtime", "attention", "precision", "batch"), column="host_median_ms"),
     Figure(case=("form", "stage", "batch", "dtype", "layout"), column="times_median_ms"),
+    Figure(case=("arch", "precision", "batch", "part"), column="milliseconds"),
     Figure(case=("dimension", "work"), column="milliseconds"),
     Figure(case=("what", "detail"), column="best"),
     Figure(case=("server", "shape", "loop", "connections"), column="throughput"),

@@ -17,6 +17,8 @@ import torch
 from onnx import ModelProto, numpy_helper
 
 import lct_deploy.runtime.openvino
+from benchmarks.floors import network_operations
+from benchmarks.openvino_layers import Profiled
 from exporters.functions import DOMAIN
 from exporters.gates import read_gates
 from exporters.graph import export_graph
@@ -291,3 +293,21 @@ def test_it_serves_where_there_is_no_onnxruntime_torch_or_onnx(
     assert b"No module named 'onnxruntime'" in probe.stderr
     with Server(bundles["int8"], runtime="openvino") as server, httpx.Client(base_url=server.url) as http:
         assert classify(http, encoded()).json()["predictions"][0][0]["label"] == "Ankle boot"
+
+
+# Where its time goes
+
+
+def test_the_profile_tells_convolutions_by_their_operations_from_the_attention(
+    bundles: dict[Precision, Path],
+) -> None:
+    bundle = open_bundle(bundles["int8"])
+    profiled = Profiled(bundle, "int8", 2, 1)
+    for _ in range(3):
+        profiled.infer()
+    rows = {row.part: row for row in profiled.rows()}
+    graph = onnx.load(bundle.file(bundle.artifact("openvino", "int8")))
+    assert sum(row.operations for row in rows.values()) == 2 * network_operations(graph)
+    assert rows["layer1, 3x3"].nodes == 6  # of a ResNet-20
+    assert rows["MVN"].nodes == 9
+    assert all(row.inferences == 3 and row.milliseconds > 0 for row in rows.values())

@@ -139,6 +139,23 @@ def test_attention_in_openvino(results: Path, root: Path) -> None:
     assert "| fp32, batch 2 | dynamic | **2.000** (2.000 to 2.000) [2.000, 2.000] | 10.0 | 5.00 |" in text
 
 
+def test_where_the_time_in_openvino_goes(results: Path, root: Path) -> None:
+    shared = {"precision": "int8", "batch": 1, "nodes": 3, "threads": 2}
+    rows = [
+        {"arch": "resnet50", "part": "layer1, 1x1", "milliseconds": 2.0, "operations": 10**9, **shared},
+        {"arch": "lct_resnet50", "part": "layer1, 1x1", "milliseconds": 4.0, "operations": 10**9, **shared},
+        {"arch": "lct_resnet50", "part": "MVN", "milliseconds": 1.0, "operations": 0, **shared},
+    ]
+    write_rows(results / f"openvino-layers-{MACHINE}.csv", rows)
+    peak = roofline.Row(what="int8", detail="oneDNN 3x3", threads=1, rounds=1, best=1000.0, unit="Gop/s")
+    memory = replace(peak, what="memory", detail="copy", best=20.0, unit="GB/s")
+    write(results, f"roofline-{MACHINE}", [peak, memory])
+    text = section_of(document(results, root), "Where the time in OpenVINO goes")
+    assert "| layer1, 1x1 | 3 | 2.00 | 4.00 | 250 | 25% |" in text
+    assert "| MVN | 3 | – | 1.00 | – | – |" in text
+    assert "| **all** |  | 2.00 | 5.00 | 200 | 20% |" in text
+
+
 @pytest.fixture
 def peers(results: Path, tmp_path: Path) -> Path:
     """Real ones of a network that does nothing, under the name of one that is known; one is not installed."""
@@ -180,10 +197,13 @@ def test_peers_share_of_the_peak(peers: Path, root: Path) -> None:
         for what, detail, best, unit in [*peaks, ("memory", "copy", 20.0, "GB/s")]
     ]
     write(peers, f"roofline-{MACHINE}", rows)
+    write(peers, f"attention-{MACHINE}", pairs("lct_resnet50", "library", [1.1, 1.2, 1.3]))
     text = section_of(document(peers, root), "What the machine can do at most")
     assert "| fp32 | 300 Gop/s | 15.0 | oneDNN 3x3 |" in text
     assert "| 3x3 | 300 | 200 |" in text
     assert re.search(r"\| lct_resnet50, fp32, batch 2 \| \*\*\d+%\*\* \|", text)
+    # 5.52 million elements of four bytes twice, at 20 GB/s; a pair of batches of two takes 2 ms more.
+    assert "| fp32, batch 2 | 1.00 | 44.2 | 2.21 | **45%** |" in text
 
 
 def test_scaling(results: Path, root: Path) -> None:

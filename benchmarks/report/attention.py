@@ -25,6 +25,7 @@ RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
 Group = tuple[str, ...]  # precision, batch
+PIXELS = 224  # of a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Overhead:
     over_plain: Quartiles
     milliseconds: float  # an image
     plain: float
+    added: float  # milliseconds an image
     floor: float | None
     floor_of: str
 
@@ -85,6 +87,7 @@ def _overhead(series: Series) -> Overhead | None:
         over_plain=over_plain,
         milliseconds=float(np.median(best.milliseconds)),
         plain=float(np.median(best.base)),
+        added=float(np.median(best.milliseconds - best.base)),
         floor=floor,
         floor_of=floor_of,
     )
@@ -104,7 +107,7 @@ def groups(source: Source) -> Mapping[Group, Series]:
 
 def _show(source: Source, _: Results) -> Shown:
     found = groups(source)
-    text = f"{source.told('threads')} threads, 224 pixels.\n\n{_absolutes(overheads(source))}\n"
+    text = f"{source.told('threads')} threads, {PIXELS} pixels.\n\n{_absolutes(overheads(source))}\n"
     return Shown(text=text + _forms(found), plots={"Overhead of each form": _plot(found)})
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks.report import peers
+from benchmarks.report import attention, peers
 from benchmarks.report.section import Section, Shown
 from benchmarks.report.sources import Results, Source, numbers
 from benchmarks.report.tables import ABSENT, digits, table
@@ -10,6 +10,8 @@ from lct_deploy.architecture import model_config
 from lct_deploy.cost import model_cost
 
 MEMORY = "memory"
+_BYTES = {"fp32": 4, "int8": 1}  # of an element
+_TRANSFERS = 2  # X written by its convolution, and read: what the plain network keeps in registers
 
 
 def peaks(source: Source) -> dict[str, float]:
@@ -28,6 +30,8 @@ def _show(source: Source, results: Results) -> Shown:
     parts.append(
         _shares(measured, peaks(source)) if measured else "How near networks come: not measured here.\n"
     )
+    if beside := results.at(attention.SECTION.kind, source.machine):
+        parts.append(_attention(beside, peaks(source)[MEMORY]))
     return Shown(text="\n".join(parts))
 
 
@@ -79,6 +83,27 @@ def _rate(arch: str, row: Mapping[str, str]) -> float:
     """Gop/s of an inference: a multiplication and an addition for each multiply-add."""
     cost = model_cost(model_config(arch), image_size=int(row["pixels"]))
     return 2 * cost.multiply_adds * int(row["batch"]) / float(row["p50_ms"]) / 1e6
+
+
+def _attention(source: Source, bandwidth: float) -> str:
+    """What attention adds, beside the time that memory takes for the least that it moves; GB/s."""
+    attentive, plain = (model_config(arch) for arch in (attention.LCT, "resnet50"))
+    added = model_cost(attentive, image_size=attention.PIXELS) - model_cost(
+        plain, image_size=attention.PIXELS
+    )
+    said = (
+        "What attention adds to ResNet-50, beside the least that it moves more than a block without: X, the "
+        f"branch's {added.multiply_adds / 1e6:.2f} million elements an image, written and read once more. "
+        "Under 100 % they stay in caches:\n\n"
+    )
+    lines: list[list[str]] = []
+    for (precision, batch), one in attention.overheads(source).items():
+        moved = added.multiply_adds * _TRANSFERS * _BYTES[precision]
+        least = moved / bandwidth / 1e6
+        cells = digits(one.added), digits(moved / 1e6), digits(least), f"**{one.added / least:.0%}**"
+        lines.append([f"{precision}, batch {batch}", *cells])
+    header = ("", "adds, ms an image", "least MB an image", "memory takes, ms", "of that")
+    return said + table(header, lines)
 
 
 SECTION = Section(
