@@ -44,7 +44,7 @@ class Row:
     part: str
     nodes: int
     milliseconds: float
-    operations: int  # multiplications and additions, of convolutions and the classifier
+    operations: int  # multiplications and additions of convolutions
     threads: int
     inferences: int
 

@@ -7,7 +7,8 @@
     image        pixels of the files that one caller sends to it
 
 Cost is milliseconds at the median: of an inference, or of a request. Printed is the exponent
-(benchmarks.growth) of each. Rows go to benchmarks/results/scaling-MACHINE.csv.
+(benchmarks.growth) of each. Rows go to benchmarks/results/scaling-MACHINE.csv, in the place of those of the
+same dimension.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from benchmarks.measure.messages import Subject
 from benchmarks.measure.rounds import Load, Plan
 from benchmarks.measure.run import run
 from benchmarks.peers.prepare import prepare_bundle
-from benchmarks.rows import RESULTS, write_rows
+from benchmarks.rows import RESULTS, replace_rows
 from benchmarks.serving.command import run_command
 from benchmarks.serving.servers import Server, lct_deploy_serve
 from lct_deploy.architecture import model_config
@@ -55,17 +56,17 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="Of a turn or a load.")] = 2.0,
 ) -> None:
     """Measure every dimension and print its exponent."""
-    rows: list[Row] = []
     for name in dimension.split(","):
         if name not in _DIMENSIONS:
             raise UsageError(f"unknown dimension {name!r}", hint=f"dimensions are {', '.join(_DIMENSIONS)}")
-        rows += (found := list(_DIMENSIONS[name](seconds)))
+        found = list(_DIMENSIONS[name](seconds))
         whole, last = (
             exponent([row.work for row in part], [row.milliseconds for row in part])
             for part in (found, found[-2:])
         )
         print(f"{name:12} exponent {whole:.2f}, in the last step {last:.2f}")
-        write_rows(RESULTS / f"scaling-{machine_name()}.csv", [asdict(row) for row in rows])
+        path = RESULTS / f"scaling-{machine_name()}.csv"
+        replace_rows(path, [asdict(row) for row in found], by=("dimension",))
 
 
 def _batch(seconds: float) -> Iterator[Row]:

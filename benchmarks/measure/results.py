@@ -136,4 +136,6 @@ def _about(opened: Opened, subject: Subject, load: Load) -> Row:
 def _graph(opened: Opened, subject: Subject, load: Load) -> str:
     if subject.graph is not None:
         return subject.graph.name
-    return "compiled" if load.batch in opened.compiled_batches else "bundled"
+    compiled = opened.compiled_batches
+    several = bool(compiled) and load.batch % max(compiled) == 0
+    return "compiled" if several or load.batch in compiled else "bundled"

@@ -106,8 +106,8 @@ OVERHEAD = Section(
     about="*throughput*: images a second over HTTP beside decoding and inference in one process without it, "
     "in the best of several arrangements of threads; below 1 is lost. *one*: one caller's median "
     "latency beside that of the same work alone; above 1 is added. *poisson*: the 99th percentile "
-    "beside the median. *noop*: a network that computes nothing, beside uvicorn with an application that does "
-    "nothing. A variant `workersN` is `--serve '--workers N'`.",
+    "beside the median. *noop*: a network that computes nothing, beside uvicorn with an application that "
+    "does nothing. A variant `workersN` is `--serve '--workers N'`.",
     show=_show_overhead,
     packages=("onnxruntime", "fastapi", "uvicorn", "wrk"),
 )

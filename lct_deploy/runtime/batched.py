@@ -6,11 +6,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lct_deploy.runtime.base import Runtime, RuntimeSpec, Stages
+from lct_deploy.runtime.base import Runtime, RuntimeSpec, Stages, milliseconds_of
 
 
 class BatchedRuntime:
-    """Chooses by the batch; made by `open_bundled`, which has the bundle that says what there is."""
+    """Chooses by the batch; made by `open_bundled`, which has the bundle that says what there is.
+
+    More images than the largest compiled batch run as several of it, and a rest.
+    """
 
     def __init__(self, graph: Runtime, compiled: Mapping[int, Runtime]) -> None:
         self._graph, self._compiled = graph, dict(compiled)
@@ -24,10 +27,14 @@ class BatchedRuntime:
         return self._spec
 
     def infer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._of(images).infer(images)
+        largest = self._spec.compiled_batches[-1]
+        parts = [images[start : start + largest] for start in range(0, len(images), largest)]
+        if len(parts) <= 1:
+            return self._of(images).infer(images)
+        return np.concatenate([self._of(part).infer(part) for part in parts])
 
     def profile(self, images: NDArray[np.uint8]) -> Stages:
-        return self._of(images).profile(images)
+        return Stages(compute=milliseconds_of(lambda: self.infer(images)))
 
     def close(self) -> None:
         for runtime in (self._graph, *self._compiled.values()):

@@ -65,7 +65,8 @@ class OpenVinoRuntime:
             filled[: len(images)] = images
         try:
             request = self._requests.get(bucket) or self._prepare(bucket)
-            return request.infer({0: filled})[0][: len(images)]
+            # Read where they lie: they stay there until this call is over.
+            return request.infer({0: filled}, share_inputs=True)[0][: len(images)]
         except RuntimeError as error:
             raise DeviceError(f"openvino does not run a batch of {bucket}: {_reason(error)}") from error
 
