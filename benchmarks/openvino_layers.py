@@ -72,14 +72,15 @@ class Profiled:
 
     def infer(self) -> None:
         self._request.infer({0: self._images})
-        self._nodes, self._done = Counter[str](), Counter[str]()
-        taken = Counter[str]()
+        taken, nodes, done = Counter[str](), Counter[str](), Counter[str]()
         for node in self._request.get_profiling_info():
-            if seconds := node.real_time.total_seconds():  # 0: a part of another
+            if seconds := node.real_time.total_seconds():  # 0: a part of another, or done within 1 µs
                 name, part = node.node_name.removesuffix(_FUSED), part_of(node)
                 taken[part] += 1e3 * seconds
-                self._nodes[part] += 1
-                self._done[part] += self._batch * self._operations.get(name, 0)
+                nodes[part] += 1
+                done[part] += self._batch * self._operations.get(name, 0)
+        self._nodes |= nodes
+        self._done |= done
         for part, milliseconds in taken.items():
             self._taken[part].append(milliseconds)
 
