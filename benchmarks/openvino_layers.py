@@ -63,8 +63,8 @@ class Profiled:
             0, 256, (batch, size.height, size.width, 3), np.uint8
         )
         self._operations = node_operations(onnx.load(path))
-        self._about = {"arch": bundle.manifest.arch, "precision": precision, "batch": batch}
-        self._batch, self._threads = batch, threads
+        self._arch, self._precision, self._batch = bundle.manifest.arch, precision, batch
+        self._threads = threads
         self._taken: dict[str, list[float]] = defaultdict(list)  # milliseconds by kind
         self._nodes, self._done = Counter[str](), Counter[str]()
         for _ in range(_WARM_UP):
@@ -72,7 +72,8 @@ class Profiled:
 
     def infer(self) -> None:
         self._request.infer({0: self._images})
-        taken, nodes, done = Counter[str](), Counter[str](), Counter[str]()
+        taken = defaultdict[str, float](float)
+        nodes, done = Counter[str](), Counter[str]()
         for node in self._request.get_profiling_info():
             if seconds := node.real_time.total_seconds():  # 0: a part of another, or done within 1 µs
                 name, part = node.node_name.removesuffix(_FUSED), part_of(node)
@@ -87,7 +88,9 @@ class Profiled:
     def rows(self) -> Iterator[Row]:
         for part, taken in self._taken.items():
             yield Row(
-                **self._about,
+                arch=self._arch,
+                precision=self._precision,
+                batch=self._batch,
                 part=part,
                 nodes=self._nodes[part],
                 milliseconds=round(median(taken), 4),
