@@ -44,7 +44,7 @@ class Row:
     part: str
     nodes: int
     milliseconds: float
-    operations: int  # multiplications and additions of convolutions
+    operations: int  # multiplications and additions, of nodes that keep the name they have in the graph
     threads: int
     inferences: int
 

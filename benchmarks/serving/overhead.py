@@ -244,7 +244,7 @@ def of_noop(lengths: Lengths) -> list[Row]:
         for where in targets:
             status, body = ask(where)
             if status != 200:
-                raise LctDeployError(f"{where} answers with status {status}: {body[:200]!r}")
+                raise LctDeployError(f"port {where.port} answers with status {status}: {body[:200]!r}")
 
         measure = partial(throughput, connections=NOOP_CONNECTIONS, seconds=lengths.seconds, prefix=elsewhere)
         rows: list[Row] = []
