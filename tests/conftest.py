@@ -4,21 +4,19 @@ Networks have random weights with calibrated BatchNorm statistics and random w a
 initial w = 0 every gate is constant and would hide errors.
 """
 
+import fcntl
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
-import exporters.graph
 from exporters.export import export as export_source
 from exporters.options import ExportOptions
 from lct_deploy.architecture import ModelConfig, model_config
@@ -27,7 +25,7 @@ from lct_deploy.manifest import Manifest
 from lct_deploy.models import ResNet, build_model
 from lct_deploy.models.resnet import calibrate_batch_norm
 from lct_deploy.sample import DEMO_CHECKPOINT
-from tests.traces import remembering
+from tests.traces import traced_once
 
 # The tests start hundreds of processes, each of which would compile all our modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -61,7 +59,7 @@ def of_the_run(factory: pytest.TempPathFactory) -> Path:
 def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     directory = of_the_run(tmp_path_factory) / "traces"
     directory.mkdir(exist_ok=True)
-    with patch("exporters.graph.trace", remembering(exporters.graph.trace, directory)):
+    with traced_once(directory):
         yield
 
 
@@ -76,29 +74,37 @@ def lct18(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint, exported."""
-    path = tmp_path_factory.mktemp("bundles") / "demo"
-    export(DEMO_CHECKPOINT, path)
-    return path
+    return made_once(tmp_path_factory, "demo", lambda path: export(DEMO_CHECKPOINT, path))
 
 
 @pytest.fixture(scope="session")
 def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that computes for tens of milliseconds an image."""
-    directory = of_the_run(tmp_path_factory) / "slow"
-    if not directory.is_dir():
-        made = tmp_path_factory.mktemp("slow")
-        torch.save(random_network(model_config("lct_resnet18", num_classes=7)).state_dict(), made / "slow.pt")
-        export(made / "slow.pt", made / "slow")
-        with suppress(OSError):  # another process was quicker
-            (made / "slow").rename(directory)
-    return directory
+
+    def make(path: Path) -> None:
+        checkpoint = tmp_path_factory.mktemp("slow") / "slow.pt"
+        torch.save(random_network(model_config("lct_resnet18", num_classes=7)).state_dict(), checkpoint)
+        export(checkpoint, path)
+
+    return made_once(tmp_path_factory, "slow", make)
 
 
 @pytest.fixture(scope="session")
 def openvino_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint, exported for OpenVINO in fp32."""
-    path = tmp_path_factory.mktemp("bundles") / "openvino"
-    export(DEMO_CHECKPOINT, path, ExportOptions(target="openvino"))
+    options = ExportOptions(target="openvino")
+    return made_once(tmp_path_factory, "openvino", lambda path: export(DEMO_CHECKPOINT, path, options))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A bundle for all processes that run tests: the first that needs it makes it, others wait."""
+    directory = of_the_run(factory)
+    path = directory / "bundles" / name
+    path.parent.mkdir(exist_ok=True)
+    with (directory / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_dir():
+            make(path)
     return path
 
 

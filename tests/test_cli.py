@@ -45,18 +45,18 @@ def test_predict_in_words(quick_cli: QuickCli, demo_bundle: Path, image: Path) -
     assert "Ankle boot" in done.stdout
 
 
-def test_export_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+def test_export_from_the_command_line(cli: Cli, quick_cli: QuickCli, tmp_path: Path) -> None:
     done = cli("export", DEMO_CHECKPOINT, "-o", tmp_path / "bundle", "--json")
     assert done.returncode == 0, done.stderr
     manifest = json.loads(done.stdout)
     assert manifest["commands"] == [f"lct-deploy export {DEMO_CHECKPOINT} -o {tmp_path}/bundle --json"]
     assert "fusion certificate: 9 of 9" in done.stderr
     assert "PASSED" in done.stderr
-    again = cli("export", DEMO_CHECKPOINT, "-o", tmp_path / "bundle")
+    again = quick_cli("export", DEMO_CHECKPOINT, "-o", tmp_path / "bundle")
     assert again.returncode == 2
     assert "already exists" in again.stderr
     assert "--overwrite" in again.stderr
-    assert cli("export", DEMO_CHECKPOINT, "-o", tmp_path / "bundle", "--overwrite").returncode == 0
+    assert quick_cli("export", DEMO_CHECKPOINT, "-o", tmp_path / "bundle", "--overwrite").returncode == 0
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 

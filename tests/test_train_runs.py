@@ -22,6 +22,7 @@ from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.sample import DEMO_CHECKPOINT
 from lct_deploy.train.batches import Batches, Share
 from lct_deploy.train.config import Execution, TrainConfig
+from lct_deploy.train.interrupt import StopRequest
 from lct_deploy.train.learner import Learner
 from lct_deploy.train.meter import describe_seconds
 from lct_deploy.train.prepare import load_splits, network_config, settle_preprocessing
@@ -352,6 +353,23 @@ def test_a_signal_ends_the_run_between_two_steps(data: Path, tmp_path: Path, num
     state = torch.load(tmp_path / "model.state.pt", weights_only=True)
     assert len(state["history"]) >= 1
     assert len(log(output)) == len(state["history"])
+
+
+def test_a_signal_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There Python drops the KeyboardInterrupt: what runs next between two steps meets it."""
+    dropped = list[Any]()
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+
+    class Told:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    stop = StopRequest()
+    with stop.watching():
+        Told()
+        assert [type(unraisable.exc_value) for unraisable in dropped] == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt), stop.deferred():
+            assert stop.asked == signal.SIGTERM
 
 
 def test_the_other_memory_layout_trains_the_same_network(data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Whether this process was told to stop; outside of `deferred` it does so at once.
 
-    A second Ctrl-C does not wait either.
+    A second Ctrl-C does not wait either. Python drops a KeyboardInterrupt that is raised in a destructor,
+    such as that of a loader's processes: what was told then is met at the next step.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,6 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         impatient = number == signal.SIGINT == self.asked
+        self.asked = signal.Signals(number)
         if not self._deferring or impatient:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
