@@ -30,10 +30,10 @@ import typer
 
 from benchmarks.rows import RESULTS, append_row, read_rows
 from benchmarks.serving.command import run_command
+from lct_deploy.cores import available_cores
 from lct_deploy.datasets import load_dataset
 from lct_deploy.errors import LctDeployError
 from lct_deploy.progress import stderr, track
-from lct_deploy.runtime.base import available_cores
 
 SEEDS = (0, 1, 2)
 # Mixed precision: 1.8 times as many images a second where a processor multiplies bfloat16 (AMX).

@@ -34,13 +34,13 @@ from exporters.host.layout import lay_out
 from exporters.quantization.calibration import calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD
 from exporters.quantization.qdq import quantize
+from lct_deploy.cores import available_cores
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import Precision
 from lct_deploy.models import ResNet
 from lct_deploy.models.classifier import ImageClassifier
 from lct_deploy.preprocessing import evaluation_preprocessing
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 
 SIZE = 224
 PREPROCESSING = evaluation_preprocessing(SIZE)

@@ -22,8 +22,8 @@ from benchmarks.measure.rounds import Load, Plan
 from benchmarks.measure.run import run
 from benchmarks.peers.prepare import image_folders, make_checkpoint
 from benchmarks.serving.command import run_command
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import LctDeployError, UsageError
-from lct_deploy.runtime.base import available_cores
 
 ROOT = Path(__file__).parent.parent
 TREES = ROOT / "build" / "compare"

@@ -34,9 +34,9 @@ from exporters.quantization.calibration import calibrate
 from exporters.quantization.histogram import DEFAULT_METHOD
 from exporters.quantization.placement import Target
 from exporters.quantization.qdq import quantize
+from lct_deploy.cores import available_cores
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import Precision
-from lct_deploy.runtime.base import available_cores
 from lct_deploy.runtime.openvino import compile_graph, read_graph, settings
 
 PLAIN, MODEL = "resnet50", "lct_resnet50"

@@ -22,9 +22,9 @@ from benchmarks.peers.prepare import prepare
 from benchmarks.rows import RESULTS, write_rows
 from benchmarks.serving.command import run_command
 from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.cores import available_cores
 from lct_deploy.manifest import Precision
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 from lct_deploy.runtime.openvino import capabilities, read_graph, settings
 
 ARCHS = ("resnet50", "lct_resnet50")

@@ -19,8 +19,8 @@ from benchmarks.environment import machine_name
 from benchmarks.floors import floors
 from benchmarks.rows import RESULTS, write_rows
 from benchmarks.serving.command import run_command
+from lct_deploy.cores import available_cores
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 
 ELEMENTS = 1 << 26  # float32, 256 MiB an array
 BATCH = 8

@@ -28,9 +28,9 @@ from benchmarks.rows import RESULTS, replace_rows
 from benchmarks.serving.command import run_command
 from benchmarks.serving.servers import Server, lct_deploy_serve
 from lct_deploy.architecture import model_config
+from lct_deploy.cores import available_cores
 from lct_deploy.cost import model_cost
 from lct_deploy.errors import UsageError
-from lct_deploy.runtime.base import available_cores
 
 ARCH = "lct_resnet50"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

@@ -17,10 +17,10 @@ from exporters.editing import GraphEditor
 from exporters.functions import DOMAIN
 from exporters.nodes import BATCH, GATE_KEY, attention_nodes, metadata, node_module
 from exporters.sites import read_attention
+from lct_deploy.cores import available_cores
 from lct_deploy.kernels.cpu import op_library
 from lct_deploy.manifest import CONTEXT_OUTPUT, GATE_OUTPUT
 from lct_deploy.parity import in_batches
-from lct_deploy.runtime.base import available_cores
 
 Run = Callable[[NDArray[np.uint8]], list[Any]]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lct_deploy.cores import available_cores
 from lct_deploy.manifest import Precision
-from lct_deploy.runtime.base import ProviderName, available_cores
+from lct_deploy.runtime.base import ProviderName
 from server.observability.logs import LogFormat
 
 

@@ -7,8 +7,9 @@ from typing import cast
 import pytest
 
 from lct_deploy.bundle import open_bundle
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import UsageError
-from lct_deploy.runtime.base import RuntimeSpec, available_cores
+from lct_deploy.runtime.base import RuntimeSpec
 from server.engine.batcher import Batch, Batcher, Request
 from server.engine.config import BatchSizes
 from server.engine.connection import Connection
@@ -226,7 +227,8 @@ def test_defaults_are_chosen_by_what_the_network_costs(
     manifest = open_bundle(demo_bundle).manifest
     pixels = manifest.input.model_copy(update={"height": size, "width": size})
     cost = multiply_adds(manifest.model_copy(update={"arch": arch, "input": pixels}))
-    assert (default_batch(cost), default_threads(cost)) == (batch, threads)
+    assert (default_batch(cost), default_threads(cost, 1)) == (batch, threads)
+    assert default_threads(cost, 1000) == 1
 
 
 def test_more_images_than_an_engine_takes_are_refused_with_the_command_that_mends_it() -> None:

@@ -20,10 +20,10 @@ from benchmarks.peers.catalogue import ARCHS, PRECISIONS, VENVS, subjects
 from benchmarks.peers.prepare import prepare
 from benchmarks.rows import RESULTS, replace_rows
 from benchmarks.serving.command import run_app
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.manifest import Precision
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -15,7 +15,7 @@ from benchmarks.serving.photos import photos
 from benchmarks.serving.requests import raw, target
 from benchmarks.serving.servers import Server, ask, lct_deploy_serve
 from lct_deploy.bundle import Bundle, open_bundle, write_manifest
-from lct_deploy.runtime.base import available_cores
+from lct_deploy.cores import available_cores
 
 OURS = "lct-deploy"
 COMPILED = "lct-deploy compiled"

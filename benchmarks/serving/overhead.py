@@ -43,9 +43,9 @@ from benchmarks.serving.servers import Server, ask, lct_deploy_serve
 from benchmarks.serving.wrk import required_wrk
 from benchmarks.spine import seconds_of, start_to_ready
 from lct_deploy.bundle import Bundle, open_bundle
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 from lct_deploy.sample import DEMO_CHECKPOINT
 
 CONNECTIONS = (8, 32)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from lct_deploy.cores import available_cores
 from lct_deploy.datasets import ArrayImages, LabelledImages
 from lct_deploy.errors import DataError, ImageError
 from lct_deploy.preprocessing import Preprocessing, load_image, preprocess
-from lct_deploy.runtime.base import available_cores
 
 _AHEAD = 2  # batches that are decoded while one is computed
 _LISTED = 20

@@ -1,6 +1,5 @@
 """What every runtime offers: open, infer, profile, spec, close."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,15 +9,11 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Artifact, Precision
 
 ProviderName = Literal["cpu", "cuda", "tensorrt"]
-
-
-def available_cores() -> int:
-    """Cores that this process may run on, which `os.cpu_count` does not tell."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,12 @@
 """What a run needs before its first step, checked: its data, its network, its share of the work."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lct_deploy.architecture import ModelConfig, model_config, parse_arch
+from lct_deploy.cores import available_cores
 from lct_deploy.datasets import ArrayImages, LabelledImages, load_dataset
 from lct_deploy.errors import ArchitectureError, DataError, UsageError
 from lct_deploy.models import build_model
@@ -143,4 +143,4 @@ def batch_parts(execution: Execution, ranks: Ranks) -> int:
 def _workers(execution: Execution, ranks: Ranks) -> int:
     if execution.workers is not None:
         return execution.workers
-    return max(1, len(os.sched_getaffinity(0)) // ranks.local_size)
+    return max(1, available_cores() // ranks.local_size)

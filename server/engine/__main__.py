@@ -39,7 +39,7 @@ def main() -> None:
     try:
         bundle = open_bundle(config.bundle)
         cost = multiply_adds(bundle.manifest)
-        threads = config.threads or default_threads(cost)
+        threads = config.threads or default_threads(cost, config.instances)
         options = replace(config.options, threads=threads, max_batch=config.max_batch or default_batch(cost))
         runtimes = _open(bundle, config, options)
         sizes = BatchSizes.of(runtimes[0].spec, config.max_batch, usual=default_batch(cost))

@@ -1,10 +1,10 @@
 """What an engine does unless it is told, by what its network costs (docs/decisions/0013)."""
 
 from lct_deploy.architecture import model_config
+from lct_deploy.cores import available_cores
 from lct_deploy.cost import model_cost
 from lct_deploy.errors import ArchitectureError
 from lct_deploy.manifest import Manifest
-from lct_deploy.runtime.base import available_cores
 from lct_deploy.runtime.flavours import is_flavour
 
 # Multiply-adds of one image.
@@ -37,6 +37,9 @@ def default_fill_delay(runtime: str, provider: str) -> float:
     return FILL_SECONDS if provider == "cpu" and not is_flavour(runtime) else 0
 
 
-def default_threads(cost: int | None) -> int:
-    """Threads of one inference on the CPU."""
-    return 1 if cost is not None and cost < WORTH_THREADS else available_cores()
+def default_threads(cost: int | None, instances: int) -> int:
+    """Threads of one inference on the CPU, where `instances` share the cores.
+
+    More threads than cores wait for each other while they spin.
+    """
+    return 1 if cost is not None and cost < WORTH_THREADS else max(1, available_cores() // instances)

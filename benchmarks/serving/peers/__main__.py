@@ -11,9 +11,9 @@ from benchmarks.serving.peers.running import Shape, check_answers, expected_answ
 from benchmarks.serving.photos import photos
 from benchmarks.serving.servers import ServerFailedError
 from lct_deploy.bundle import open_bundle
+from lct_deploy.cores import available_cores
 from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.progress import track
-from lct_deploy.runtime.base import available_cores
 
 CHECKED = 4  # images
 
