@@ -13,6 +13,8 @@ from benchmarks.harness import Row, added_us, row_of, worst_share
 from benchmarks.measure.messages import Subject, Taken, Turn
 from benchmarks.measure.processes import Worker
 from benchmarks.repeatability import main
+from benchmarks.report.repeatability import SECTION
+from benchmarks.report.sources import Results, read_results
 from benchmarks.roofline import Row as Peak
 from benchmarks.rows import RESULTS, write_rows
 from benchmarks.serving.noop import noop_bundle
@@ -105,6 +107,21 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="not a file of rows"):
         main(first, tmp_path / "binary.csv")
+
+
+def test_both_figures_of_a_case_are_kept_for_the_report(tmp_path: Path) -> None:
+    first, second, output = (tmp_path / f"{name}.csv" for name in ("first", "second", "repeatability"))
+    case = dict.fromkeys(("runtime", "precision", "graph", "batch", "concurrency"), "one")
+    for path, factor in ((first, 1.0), (second, 1.5)):
+        rows = [{"model": str(n), **case, "p50_ms": factor * n, "ratio_median": 0.5 * n} for n in (1, 2)]
+        write_rows(path, rows)
+    main(first, second, output=output)
+    main(first, second, output=output)  # in the place of those that are there
+    (source,) = read_results(tmp_path, ["first", "second", "repeatability"]).of("repeatability")
+    text = SECTION.show(source, Results(sources=(source,))).text
+    times, ratios = text.splitlines()[2:]
+    assert times.startswith("| first | `p50_ms` | 2 | 0 | 50.0% | 50.0% | 50.0% |")
+    assert ratios.startswith("| first | `ratio_median` | 2 | 2 | 0.0% | 0.0% | 0.0% |")
 
 
 @pytest.mark.parametrize("kind", ["attention", "roofline", "serving-overhead", "serving-batching", "spine"])

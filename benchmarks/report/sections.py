@@ -9,6 +9,7 @@ from benchmarks.report import (
     openvino_forms,
     openvino_layers,
     peers,
+    repeatability,
     roofline,
     scaling,
     serving,
@@ -40,4 +41,5 @@ SECTIONS: tuple[Section, ...] = (
     accuracy.TRAINING,
     ablations.SECTION,
     times.HARNESS,
+    repeatability.SECTION,
 )
