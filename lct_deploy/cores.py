@@ -56,6 +56,6 @@ def _words(file: Path) -> list[str]:
     return []
 
 
-def _limit(quota: str = "max", period: str = "") -> float:
-    """Microseconds of each period; -1 and `max` are no limit."""
+def _limit(quota: str = "max", period: str = "100000") -> float:
+    """Microseconds of each period, by default the kernel's; -1 and `max` are no limit."""
     return math.inf if quota in ("max", "-1") else int(quota) / int(period)
