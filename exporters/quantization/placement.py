@@ -38,8 +38,7 @@ def placement(graph: GraphProto, target: Target, *, stem: bool = True) -> dict[s
     sources: dict[str, str] = {}
     for name, node in producers.items():
         if name in wanted:
-            # The largest of eight-bit values is one of them: MaxPool keeps its input's scale.
-            origin = node.input[0] if node.op_type == "MaxPool" else name
+            origin = _origin(name, node, graph)
             sources[name] = sources.get(origin, origin)
     return sources
 
@@ -49,6 +48,16 @@ def stem_input(graph: GraphProto) -> str:
     return next(node.input[0] for node in graph.node if node.op_type == "Conv")
 
 
+def final_pool(graph: GraphProto) -> NodeProto | None:
+    """The network's own mean, which the last Gemm reads, flattened or not; None where there is none."""
+    producers = {output: node for node in graph.node for output in node.output}
+    classifier = next((node for node in reversed(graph.node) if node.op_type == "Gemm"), None)
+    pool = producers.get(classifier.input[0]) if classifier else None
+    if pool is not None and pool.op_type == "Flatten":
+        pool = producers.get(pool.input[0])
+    return pool if pool is not None and pool.op_type in ("ReduceMean", "GlobalAveragePool") else None
+
+
 def is_residual(node: NodeProto, graph: GraphProto) -> bool:
     """An addition of two activations; an attention in plain operators adds constants too."""
     return node.op_type == "Add" and not any(tensor.name in node.input for tensor in graph.initializer)
@@ -56,18 +65,23 @@ def is_residual(node: NodeProto, graph: GraphProto) -> bool:
 
 def _activations_of(node: NodeProto, graph: GraphProto) -> list[str]:
     """The inputs of a node that it can read in eight bits."""
-    if node.domain == DOMAIN or node.op_type in ("Conv", "MaxPool", "Gemm"):
+    if node.domain == DOMAIN or node.op_type in ("Conv", "MaxPool", "Gemm", "Flatten"):
         return [node.input[0]]
     if is_residual(node, graph):
         return list(node.input)
-    return [node.input[0]] if _is_final_pool(node, graph) else []
+    return [node.input[0]] if node == final_pool(graph) else []
 
 
-def _is_final_pool(node: NodeProto, graph: GraphProto) -> bool:
-    """The network's own mean, not that of an attention in plain operators."""
-    return node.op_type == "ReduceMean" and any(
-        other.op_type == "Gemm" and other.input[0] == node.output[0] for other in graph.node
-    )
+def _origin(name: str, node: NodeProto, graph: GraphProto) -> str:
+    """The tensor whose range that of `name`, which `node` makes, is.
+
+    The largest of eight-bit values is one of them: MaxPool keeps its input's scale. So does Flatten, and
+    what is flattened has the range that was measured of the result.
+    """
+    if node.op_type == "MaxPool":
+        return node.input[0]
+    flatten = (other for other in graph.node if other.op_type == "Flatten" and other.input[0] == name)
+    return next((other.output[0] for other in flatten), name)
 
 
 def _stays(name: str, reader: NodeProto, producers: dict[str, NodeProto], target: Target) -> bool:

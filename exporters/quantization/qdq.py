@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto
 from exporters.quantization import numerics
 from exporters.quantization.calibration import Calibration
 from exporters.quantization.gate import quantize_gates
+from exporters.quantization.head import pool_by_operator
 from exporters.quantization.numerics import Affine, EightBit
 from exporters.quantization.placement import Target, placement
 from exporters.quantization.rewrite import copied, initializers, node_like, rewritten, with_opset
@@ -34,7 +35,7 @@ def quantize(
     """
     if precision == "fp8":
         model = with_opset(model, _FP8_OPSET)
-    source = fold_normalization(model) if target == "onnxruntime" else cast_first(model)
+    source = pool_by_operator(fold_normalization(model)) if target == "onnxruntime" else cast_first(model)
     writer = _Writer(source, calibration, target, precision)
     for node in source.graph.node:
         writer.rewrite(node)

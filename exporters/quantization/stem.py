@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from exporters.quantization.placement import stem_input
 from exporters.quantization.rewrite import copied, initializers, node_like, rewritten
@@ -31,8 +31,7 @@ def fold_normalization(model: ModelProto) -> ModelProto:
         weight: _folded(values[conv.input[1]], *(values[node.input[1]] for node in chain[3:])),
         "image_scale": (1 / values[chain[2].input[1]]).astype(np.float32),
         "image_zero_point": np.array(0, np.uint8),
-        "image_pads": np.array([0, 0, 0, 0, 0, 0, 0, 1]),
-        "image_inside": np.array(255, np.uint8),
+        "image_one_channel": np.array([1]),
     }
     conv.input[0], conv.input[1] = "image_dequantized", weight
     nodes = [*_read_bytes(chain), conv, *model.graph.node[len(chain) + 1 :]]
@@ -58,12 +57,27 @@ def _folded(weight: NDArray[Any], mean: NDArray[Any], std: NDArray[Any]) -> NDAr
 
 
 def _read_bytes(chain: list[NodeProto]) -> list[NodeProto]:
-    """Image → a fourth channel → (N, 4, H, W) → p / 255."""
+    """Image → a fourth channel → (N, 4, H, W) → p / 255.
+
+    A Pad with 255 would say the same, and took onnxruntime 0.5 ms for an image of 224 pixels; of a fixed
+    batch all but the last Concat is a constant.
+    """
     transpose, cast = copied(chain[0]), chain[1]
     transpose.input[0], transpose.output[0] = "image_four_channels", "image_quantized"
     scale = ["image_quantized", "image_scale", "image_zero_point"]
+    full = numpy_helper.from_array(np.array([255], np.uint8))
     return [
-        node_like(transpose, "Pad", ["image", "image_pads", "image_inside"], "image_four_channels"),
+        node_like(transpose, "Shape", ["image"], "image_pixels", start=0, end=3),
+        node_like(
+            transpose,
+            "Concat",
+            ["image_pixels", "image_one_channel"],
+            "image_inside_shape",
+            suffix="Concat_shape",
+            axis=0,
+        ),
+        node_like(transpose, "ConstantOfShape", ["image_inside_shape"], "image_inside", value=full),
+        node_like(transpose, "Concat", ["image", "image_inside"], "image_four_channels", axis=3),
         transpose,
         node_like(cast, "DequantizeLinear", scale, "image_dequantized"),
     ]
