@@ -4,7 +4,7 @@ onnxruntime makes a QLinearAdd in NHWC of every tail DQ, DQ → Add → Relu →
 `lct::AttnQ` (LCT) and `lct::GateAddQ` (SE, its gate in standard operators) read and write the same
 bytes, X once more for the pooling, and no other tensor. Without the library the gate is computed in
 standard operators and multiplied into the scales of the convolution's weights, where these are 1x1 and
-there is one image, or else into X as an integer.
+few beside X, or else into X as an integer.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from exporters.editing import GraphEditor, attribute
 from exporters.functions import DOMAIN, DOMAIN_VERSION
@@ -23,8 +23,8 @@ from lct_deploy.errors import ExportError
 
 Form = Literal["op", "weights", "product"]
 
-# Pixels of X for each input channel of its convolution from which hoisting the gate pays.
-HOISTING_PAYS = 4
+# Pixels of X for each input channel of its convolution from which hoisting the gate pays, seen on a Zen 4.
+HOISTING_PAYS = 0.5
 
 _CONTRIB = "com.microsoft"
 _CHANNELS_LAST = 0  # the operators' `block` for NHWC
@@ -40,6 +40,7 @@ class _Tail:
     out: str
     conv: NodeProto
     pixels: int
+    batch: int
 
 
 def insert_quantized_attention(
@@ -56,8 +57,8 @@ def insert_quantized_attention(
         add = tails.get(site.scale or "")
         if add is None:
             raise ExportError(f"{site.attention.layer}: onnxruntime made no integer addition of its tail")
-        tail = _read_tail(editor, add, site)
-        form = "op" if library else _stock_form(editor, tail, batch)
+        tail = _read_tail(editor, add, site, batch)
+        form = "op" if library else _stock_form(editor, tail)
         _FORMS[form](editor, site.attention, tail)
         editor.replace(add)
         forms[site.attention.layer] = form
@@ -67,10 +68,10 @@ def insert_quantized_attention(
     return forms
 
 
-def _stock_form(editor: GraphEditor, tail: _Tail, batch: int) -> Form:
-    """Weights for a 1x1 convolution of one image, as long as X is large beside them."""
+def _stock_form(editor: GraphEditor, tail: _Tail) -> Form:
+    """Weights for a 1x1 convolution, as long as X is large beside them."""
     _, inputs, *kernel = editor.array(tail.conv.input[3]).shape
-    hoists = batch == 1 and kernel == [1, 1] and tail.pixels >= HOISTING_PAYS * inputs
+    hoists = kernel == [1, 1] and tail.pixels >= HOISTING_PAYS * inputs
     return "weights" if hoists else "product"
 
 
@@ -78,7 +79,7 @@ def _additions(model: ModelProto) -> list[NodeProto]:
     return [node for node in model.graph.node if node.op_type == "QLinearAdd"]
 
 
-def _read_tail(editor: GraphEditor, add: NodeProto, site: Site) -> _Tail:
+def _read_tail(editor: GraphEditor, add: NodeProto, site: Site, batch: int) -> _Tail:
     first, second, out = list(add.input[:3]), list(add.input[3:6]), list(add.input[6:8])
     x, identity = (first, second) if first[1] == site.scale else (second, first)
     conv = editor.makers[x[0]]
@@ -91,6 +92,7 @@ def _read_tail(editor: GraphEditor, add: NodeProto, site: Site) -> _Tail:
         out=add.output[0],
         conv=conv,
         pixels=site.size[0] * site.size[1],
+        batch=batch,
     )
 
 
@@ -119,49 +121,66 @@ def _op(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
             block=_CHANNELS_LAST,
         )
         return
-    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail.pixels), name=f"{layer}.gate")
+    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail), name=f"{layer}.gate")
     editor.node("GateAddQ", [*tensors, gate, *parameters], tail.out, domain=DOMAIN, block=_CHANNELS_LAST)
 
 
 def _weights(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
     """The gate from U's mean, multiplied into the scales of the convolution's weights.
 
-    The integer bias is in units of those scales, so it is multiplied too.
+    The integer bias is in units of those scales, so it is multiplied too. Each image of a batch has scales
+    of its own, and so a convolution of its own.
     """
     layer, conv = attention.layer, tail.conv
     u, u_scale, u_zero, weight, w_scale, w_zero, *_, bias = conv.input
+    gate = gate_nodes(editor, attention, _hoisted(editor, layer, tail), name=f"{layer}.gate")
+    ungated = editor.constant(f"{layer}.w_scales", np.tile(editor.array(w_scale), tail.batch))
+    gated = editor.node("Mul", [editor.reshaped(gate, [-1]), ungated], f"{layer}.w_scale")
+    images = _split(editor, u, f"{layer}.image", 1, tail.batch)
+    scales = _split(editor, gated, f"{layer}.w_scale", attention.channels, tail.batch)
+    attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
+    products = [
+        editor.node(
+            "QLinearConv",
+            [image, u_scale, u_zero, weight, scale, w_zero, *tail.x[1:], bias],
+            f"{layer}.product{number}",
+            domain=conv.domain,
+            **attributes,
+        )
+        for number, (image, scale) in enumerate(zip(images, scales, strict=True))
+    ]
+    product = editor.node("Concat", products, f"{layer}.product", axis=0) if tail.batch > 1 else products[0]
+    inputs = [product, *tail.x[1:], *tail.identity, *tail.quantization]
+    editor.node("QLinearAdd", inputs, tail.out, domain=_CONTRIB)
+
+
+def _hoisted(editor: GraphEditor, layer: str, tail: _Tail) -> str:
+    """The context of X, (N, C) in float32, from the mean of what its 1x1 convolution reads."""
+    u, u_scale, u_zero, weight, w_scale, *_, bias = tail.conv.input
     scales = editor.array(w_scale).reshape(-1, 1)
     values = editor.array(weight).reshape(len(scales), -1).astype(np.float32) * scales
     offset = editor.array(bias) * (scales[:, 0] * editor.array(u_scale).item())
-    z = editor.node(
-        "Gemm",
-        [
-            editor.reshaped(_pooled(editor, layer, [u, u_scale, u_zero], tail.pixels), [-1, values.shape[1]]),
-            editor.constant(f"{layer}.hoisted", values),
-            editor.constant(f"{layer}.offset", offset.astype(np.float32)),
-        ],
-        f"{layer}.z",
-        transB=1,
-    )
-    gate = gate_nodes(editor, attention, z, name=f"{layer}.gate")
-    by_channel = editor.reshaped(gate, [attention.channels])
-    gated = editor.node("Mul", [w_scale, by_channel], f"{layer}.w_scale")
-    attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
-    product = editor.node(
-        "QLinearConv",
-        [u, u_scale, u_zero, weight, gated, w_zero, *tail.x[1:], bias],
-        f"{layer}.product",
-        domain=conv.domain,
-        **attributes,
-    )
-    inputs = [product, *tail.x[1:], *tail.identity, *tail.quantization]
-    editor.node("QLinearAdd", inputs, tail.out, domain=_CONTRIB)
+    pooled = _pooled(editor, layer, [u, u_scale, u_zero], tail)
+    rows = pooled if tail.batch == 1 else editor.reshaped(pooled, [-1, values.shape[1]])
+    constants = {f"{layer}.hoisted": values, f"{layer}.offset": offset.astype(np.float32)}
+    inputs = [rows, *(editor.constant(name, array) for name, array in constants.items())]
+    return editor.node("Gemm", inputs, f"{layer}.z", transB=1)
+
+
+def _split(editor: GraphEditor, value: str, name: str, size: int, parts: int) -> list[str]:
+    """`value` in parts of `size` each of its first dimension."""
+    if parts == 1:
+        return [value]
+    first, *others = (f"{name}{part}" for part in range(parts))
+    sizes = editor.constant(f"{name}.sizes", np.full(parts, size))
+    editor.node("Split", [value, sizes], first, others=tuple(others), axis=0)
+    return [first, *others]
 
 
 def _product(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
     """An integer multiplication with the gate in eight bits, then the addition."""
     layer = attention.layer
-    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail.pixels), name=f"{layer}.gate")
+    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail), name=f"{layer}.gate")
     by_pixel = editor.reshaped(gate, [-1, 1, 1, attention.channels])
     # A sigmoid's range is (0, 1), whatever the images.
     gate_scale = editor.constant(f"{layer}.gate_scale", np.array(1 / 255, np.float32))
@@ -184,21 +203,20 @@ def _values(editor: GraphEditor, quantized: list[list[str]], index: int, dtype: 
     return np.array([editor.array(names[index]).item() for names in quantized], dtype)
 
 
-def _pooled(editor: GraphEditor, layer: str, quantized: list[str], pixels: int) -> str:
-    """The mean over H and W of a tensor in NHWC, in float32: (N, C).
+def _pooled(editor: GraphEditor, layer: str, quantized: list[str], tail: _Tail) -> str:
+    """The mean over H and W of a tensor in NHWC, in float32: (1, C) of one image, else (N, 1, C).
 
     An integer product with a row of ones sums exactly, and in a third of the time that dequantising
     and reducing take.
     """
     tensor, scale, zero = quantized
-    flat = editor.node(
-        "Reshape", [tensor, editor.constant(f"{layer}.pixels", np.array([0, pixels, -1]))], f"{layer}.flat"
-    )
-    ones = editor.constant(f"{layer}.ones", np.ones((1, pixels), np.uint8))
-    sums = editor.node("MatMulInteger", [ones, flat, "", zero], f"{layer}.sums")
-    wide = editor.node("Cast", [sums], f"{layer}.wide", to=TensorProto.FLOAT)
-    share = np.array(editor.array(scale).item() / pixels, np.float32)
-    return editor.node("Mul", [wide, editor.constant(f"{layer}.share", share)], f"{layer}.pooled")
+    rows = [tail.pixels, -1] if tail.batch == 1 else [tail.batch, tail.pixels, -1]
+    shape = editor.constant(f"{layer}.pixels", np.array(rows))
+    flat = editor.node("Reshape", [tensor, shape], f"{layer}.flat")
+    ones = editor.constant(f"{layer}.ones", np.ones((1, tail.pixels), np.uint8))
+    share = editor.constant(f"{layer}.share", np.array(1 / tail.pixels, np.float32))
+    inputs = [ones, flat, share, scale, "", zero]
+    return editor.node("MatMulIntegerToFloat", inputs, f"{layer}.pooled", domain=_CONTRIB)
 
 
 _FORMS = {"op": _op, "weights": _weights, "product": _product}
