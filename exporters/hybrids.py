@@ -66,7 +66,8 @@ class Hybrids:
             if layer is None and _converts(node):
                 # Of what a layer computes, or of its weights.
                 layer = self._makers.get(node.input[0]) or layers.get(readers[node.output[0]].name)
-            layer = layer or modules.get(node_module(node))
+            # One of several in the place of one is named after it.
+            layer = layer or layers.get(node.name.rpartition("/")[0]) or modules.get(node_module(node))
             if layer is None:
                 raise ExportError(f"{node.name or node.op_type} has no counterpart in the fp32 graph")
             layer.low.append(node)
