@@ -32,20 +32,20 @@ def photograph_network(
     """Weights that nobody trained and that still tell the photographs `images` (N, H, W, 3) are parts of.
 
     Eight bits change the answer of random weights, whose logits hardly depend on the image. So, as in
-    trained networks, residual branches are weaker than shortcuts, the means of their channels differ (LCT
-    divides by how much they do), and gates stay near their middle; the convolutions are random. The head
-    scores by the nearest mean of a label's features.
+    trained networks, residual branches are weaker than shortcuts, the more so the more there are; the means
+    of their channels differ (LCT divides by how much they do), and gates stay near their middle; the
+    convolutions are random. The head scores by the nearest mean of a label's features.
     """
     torch.manual_seed(0)
     network = build_model(model_config(arch))
     for name, parameter in network.named_parameters():
         if name.endswith(("attn.w", "attn.b")):
             nn.init.normal_(parameter, std=0.25)
-    for block in network.modules():
-        if isinstance(block, ResidualBlock):
-            last = [child for child in block.children() if isinstance(child, nn.BatchNorm2d)][-1]
-            nn.init.constant_(last.weight, 0.25)
-            nn.init.normal_(last.bias, std=0.5)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    for block in blocks:
+        last = [child for child in block.children() if isinstance(child, nn.BatchNorm2d)][-1]
+        nn.init.constant_(last.weight, len(blocks) ** -0.5)
+        nn.init.normal_(last.bias, std=2 * len(blocks) ** -0.5)
     pixels = ImageClassifier(network, preprocessing).normalized(torch.from_numpy(images))
     calibrate_batch_norm(network, [pixels[:_BATCH]])
     network.requires_grad_(False)
