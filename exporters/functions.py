@@ -142,11 +142,16 @@ def attention_function(
     )
 
 
+def standard_opset(model: ModelProto) -> int:
+    """The version of the standard operator set that `model` is written in."""
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
 def with_layer_normalization(model: ModelProto) -> ModelProto:
     """A copy of `model` whose LCT functions have the shorter body."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    opset = standard_opset(model)
     functions = [attention_function(f.name, opset, layer_normalization=True) for f in model.functions]
     del copy.functions[:]
     copy.functions.extend(functions)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from PIL import Image
 
@@ -398,6 +398,10 @@ def test_normalisation_in_the_weights_is_the_same_function(
 
 
 def test_a_graph_that_begins_otherwise_keeps_its_beginning() -> None:
+    old = ModelProto()
+    old.CopyFrom(fp32("resnet18"))
+    old.opset_import[0].version = 14
+    assert fold_normalization(old) is old
     other = ModelProto()
     other.CopyFrom(fp32("resnet18"))
     other.graph.node[2].op_type = "Mul"
@@ -427,6 +431,33 @@ def test_a_graph_that_ends_otherwise_keeps_its_end() -> None:
     without.CopyFrom(fp32("resnet18"))
     nodes(without, "Gemm")[0].op_type = "MatMul"
     assert pool_by_operator(without) is without
+    rows = ModelProto()
+    rows.CopyFrom(fp32("resnet18"))
+    axes = next(t for t in rows.graph.initializer if t.name == nodes(rows, "ReduceMean")[0].input[1])
+    axes.CopyFrom(numpy_helper.from_array(np.array([3]), axes.name))
+    assert pool_by_operator(rows) is rows
+
+
+def test_a_last_mean_of_an_old_opset_becomes_that_operator_too() -> None:
+    """Its axes are an attribute up to opset 17, and some keep the dimensions for a Flatten."""
+    model = ModelProto()
+    model.CopyFrom(fp32("resnet18"))
+    mean = nodes(model, "ReduceMean")[0]
+    flatten = helper.make_node("Flatten", ["kept"], [mean.output[0]], name="flatten")
+    old = helper.make_node("ReduceMean", [mean.input[0]], ["kept"], name="mean", axes=[-1, -2], keepdims=1)
+    at = list(model.graph.node).index(mean)
+    model.graph.node.remove(mean)
+    model.graph.node.insert(at, old)
+    model.graph.node.insert(at + 1, flatten)
+    model.opset_import[0].version = 17
+    pooled = pool_by_operator(model)
+    assert [node.op_type for node in pooled.graph.node][at : at + 3] == [
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+    ]
+    images = noise(2, seed=3)
+    np.testing.assert_allclose(run(pooled, images), run(fp32("resnet18"), images), rtol=1e-4)
 
 
 # Numbers

@@ -1,7 +1,8 @@
 """What stands between the last block and the classifier, as onnxruntime pools it in eight bits."""
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
+from exporters.editing import attribute
 from exporters.quantization.placement import final_pool
 from exporters.quantization.rewrite import initializers, node_like, rewritten
 
@@ -13,14 +14,25 @@ def pool_by_operator(model: ModelProto) -> ModelProto:
     ends otherwise stays as it is.
     """
     mean = final_pool(model.graph)
-    if mean is None or mean.op_type != "ReduceMean":
+    if mean is None or mean.op_type != "ReduceMean" or sorted(_axes(model, mean)) != [2, 3]:
         return model
-    axes = initializers(model).get(mean.input[1])
-    if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-        return model
-    pooled = f"{mean.output[0]}_pooled"
-    pool = node_like(mean, "GlobalAveragePool", [mean.input[0]], pooled)
-    flatten = node_like(mean, "Flatten", [pooled], mean.output[0])
+    (x, *_), (output,) = mean.input, mean.output
+    if attribute(mean, "keepdims", 1):
+        pooling = [node_like(mean, "GlobalAveragePool", [x], output)]
+    else:
+        pooled = f"{output}_pooled"
+        pooling = [
+            node_like(mean, "GlobalAveragePool", [x], pooled),
+            node_like(mean, "Flatten", [pooled], output),
+        ]
     at = list(model.graph.node).index(mean)
-    nodes = [*model.graph.node[:at], pool, flatten, *model.graph.node[at + 1 :]]
+    nodes = [*model.graph.node[:at], *pooling, *model.graph.node[at + 1 :]]
     return rewritten(model, nodes, {}, precision="fp32")
+
+
+def _axes(model: ModelProto, mean: NodeProto) -> list[int]:
+    """Of a tensor (N, C, H, W); an attribute up to opset 17, then an input. Empty where it is computed."""
+    axes = attribute(mean, "axes", [])
+    if len(mean.input) > 1:
+        axes = initializers(model).get(mean.input[1], [])
+    return [int(axis) % 4 for axis in axes]

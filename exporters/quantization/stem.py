@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from exporters.functions import standard_opset
 from exporters.quantization.placement import stem_input
 from exporters.quantization.rewrite import copied, initializers, node_like, rewritten
 
+_SHAPE_HAS_END = 15  # the first opset
 _NORMALIZATION = ["Transpose", "Cast", "Div", "Sub", "Div"]
 
 
@@ -19,10 +21,11 @@ def fold_normalization(model: ModelProto) -> ModelProto:
 
     The second term is no bias: a convolution pads with zeros *after* normalisation, so the term is
     missing where the kernel overlaps the border. It is a fourth channel of the image, 255 in every
-    pixel, that padding sets to zero like the other three. A graph that begins otherwise stays as it is.
+    pixel, that padding sets to zero like the other three. A graph that begins otherwise stays as it is, and
+    so does one of an opset in which Shape has no `end`.
     """
     chain = _normalization(model.graph)
-    if chain is None:
+    if chain is None or standard_opset(model) < _SHAPE_HAS_END:
         return model
     values = initializers(model)
     conv = copied(model.graph.node[len(chain)])

@@ -5,7 +5,13 @@ from typing import Any
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from exporters.editing import GraphEditor, attribute
-from exporters.functions import DOMAIN, DOMAIN_VERSION, LINEAR_CONTEXT_TRANSFORM, attention_function
+from exporters.functions import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    LINEAR_CONTEXT_TRANSFORM,
+    attention_function,
+    standard_opset,
+)
 from exporters.nodes import attention_nodes, node_module
 from lct_deploy.errors import ExportError
 from lct_deploy.kernels.gpu.aot import compile_kernel
@@ -41,7 +47,7 @@ def with_plugins(
         raise ExportError("the graph has no attention node that a plugin could compute", hint=_NATIVE)
     writer.editor.drop_unused()
     writer.editor.use_domain(DOMAIN, DOMAIN_VERSION)
-    opset = next(entry.version for entry in copy.opset_import if entry.domain == "")
+    opset = standard_opset(copy)
     copy.functions.extend(attention_function(op, opset) for op in sorted(ops))
     return copy
 
