@@ -45,8 +45,8 @@ class Tree:
         return self.directory / "build" / f"{arch}-{precision}"
 
     def run(self, *arguments: object) -> None:
-        """A module of its own code; raises LctDeployError where it fails."""
-        command = [sys.executable, "-m", *map(str, arguments)]
+        """Python on its own code; raises LctDeployError where it fails."""
+        command = [sys.executable, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(self.directory)}
         if subprocess.run(command, cwd=self.directory, env=environment, check=False).returncode:  # noqa: S603
             raise LctDeployError(f"{self.commit}: {' '.join(map(str, arguments))} failed; it says why above")
@@ -111,6 +111,8 @@ def _check_out(name: str) -> Tree:
             raise LctDeployError(f"git cannot check {name} out in {tree.directory}")
     if not (tree.directory / "benchmarks" / "measure" / "worker.py").is_file():
         raise UsageError(f"{name} ({found}) is older than this harness")
+    tree.run("setup.py", "--quiet", "build_ext", "--inplace")
+    tree.run("-m", "lct_deploy.kernels.cpu")  # says what came of that
     return tree
 
 
@@ -118,14 +120,14 @@ def _make(tree: Tree, arch: str, precision: str) -> None:
     bundle = tree.bundle(arch, precision)
     if bundle.is_dir():
         return
+    bundle.parent.mkdir(exist_ok=True)
     images, calibration = image_folders()
     options: Sequence[object] = ("--precision", "int8", "--calib-data", calibration)
-    tree.run("lct_deploy.kernels.cpu")
     tree.run(
-        *("lct_deploy", "export", make_checkpoint(arch), "-o", bundle, "--images", images),
+        *("-m", "lct_deploy", "export", make_checkpoint(arch), "-o", bundle, "--images", images),
         *(options if precision == "int8" else ()),
     )
-    tree.run("lct_deploy", "compile", bundle, "--runtime", "onnxruntime", "--batch", "1,8")
+    tree.run("-m", "lct_deploy", "compile", bundle, "--runtime", "onnxruntime", "--batch", "1,8")
 
 
 def _git(*arguments: str) -> str | None:
