@@ -7,6 +7,7 @@ environment.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -120,14 +121,18 @@ def _make(tree: Tree, arch: str, precision: str) -> None:
     bundle = tree.bundle(arch, precision)
     if bundle.is_dir():
         return
-    bundle.parent.mkdir(exist_ok=True)
+    unfinished = bundle.with_name(f"{bundle.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(exist_ok=True)
     images, calibration = image_folders()
     options: Sequence[object] = ("--precision", "int8", "--calib-data", calibration)
     tree.run(
-        *("-m", "lct_deploy", "export", make_checkpoint(arch), "-o", bundle, "--images", images),
+        *("-m", "lct_deploy", "export", make_checkpoint(arch), "-o", unfinished, "--images", images),
         *(options if precision == "int8" else ()),
     )
-    tree.run("-m", "lct_deploy", "compile", bundle, "--runtime", "onnxruntime", "--batch", "1,8")
+    compiling = ("compile", unfinished, "--runtime", "onnxruntime", "--batch", "1,8", "--images", images)
+    tree.run("-m", "lct_deploy", *compiling)
+    unfinished.rename(bundle)
 
 
 def _git(*arguments: str) -> str | None:
