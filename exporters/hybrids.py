@@ -66,8 +66,7 @@ class Hybrids:
             if layer is None and _converts(node):
                 # Of what a layer computes, or of its weights.
                 layer = self._makers.get(node.input[0]) or layers.get(readers[node.output[0]].name)
-            # One of several in the place of one is named after it.
-            layer = layer or layers.get(node.name.rpartition("/")[0]) or modules.get(node_module(node))
+            layer = layer or _named_after(node.name, layers) or modules.get(node_module(node))
             if layer is None:
                 raise ExportError(f"{node.name or node.op_type} has no counterpart in the fp32 graph")
             layer.low.append(node)
@@ -105,6 +104,13 @@ class Hybrids:
     def _is_same(self, layer: Layer) -> bool:
         low = [self._low(node, {id(layer)}) for node in layer.low]
         return low == layer.high and not any(map(self._variant.is_new, low))
+
+
+def _named_after(name: str, layers: dict[str, Layer]) -> Layer | None:
+    """The layer whose node `name` begins with: so nodes are called that stand in the place of one."""
+    while (name := name.rpartition("/")[0]) and name not in layers:
+        pass
+    return layers.get(name)
 
 
 class _Renamed:

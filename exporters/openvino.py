@@ -4,11 +4,9 @@ Same values as the function's body. OpenVINO computes every tensor in the type t
 that the gate is in float32 whatever the rest is in. See docs/decisions/0019.
 """
 
-import math
-
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 from exporters.editing import GraphEditor, attribute
 from exporters.gate import gate_nodes
@@ -18,6 +16,9 @@ from exporters.sites import read_attention
 # In half precision X is widened before it is pooled, in a pass of its own. From so many pixels for each
 # input channel of X's convolution it is cheaper to pool what that reads, which has fewer channels.
 _HOISTING_PAYS = 4
+# That pass adds up to so many bands of rows, so that it writes the fewer, and the fewer are pooled.
+_BANDS = 8
+_TO_PLANES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
 
 
 def spell_for_openvino(model: ModelProto) -> ModelProto:
@@ -26,34 +27,80 @@ def spell_for_openvino(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     editor = GraphEditor(copy)
     tensors = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    _transpose_last(editor)
     for node in attention_nodes(copy):
-        x = tensors[node.input[0]]
-        _spell(editor, node, x.elem_type, math.prod(dim.dim_value for dim in x.shape.dim[2:]))
+        _spell(editor, node, tensors[node.input[0]])
+    for node in list(copy.graph.node):
+        if node.op_type == "ReduceMean":
+            _add_bands(editor, node, tensors)
     editor.drop_unused()
     del copy.functions[:]
     return onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True)
 
 
-def _spell(editor: GraphEditor, node: NodeProto, dtype: int, pixels: int) -> None:
+def _transpose_last(editor: GraphEditor) -> None:
+    """Normalise the image as it lies, channels last: OpenVINO's convolution reads it so, and nothing moves.
+
+    Transposed first, as PyTorch has it, the image would be moved there and back.
+    """
+    transpose = next((node for node in editor.model.graph.node if node.op_type == "Transpose"), None)
+    if transpose is None or attribute(transpose, "perm") != _TO_PLANES:
+        return
+    value, chain = transpose.output[0], list[NodeProto]()
+    while (node := editor.only_reader(value)) is not None and _is_normalization(editor, node, value):
+        chain.append(node)
+        value = node.output[0]
+    if not chain:
+        return
+    as_it_lies = transpose.input[0]
+    for node in chain:
+        others = [_channels_last(editor, name) for name in node.input[1:]]
+        attributes = {a.name: attribute(node, a.name) for a in node.attribute}
+        as_it_lies = editor.node(node.op_type, [as_it_lies, *others], f"{node.output[0]}.image", **attributes)
+    editor.node("Transpose", [as_it_lies], value, perm=_TO_PLANES)
+    editor.replace(chain[-1])
+
+
+def _is_normalization(editor: GraphEditor, node: NodeProto, value: str) -> bool:
+    """Whether it computes with one constant for each channel of `value`, or one for all."""
+    return (
+        node.op_type in {"Cast", "Div", "Sub"}
+        and node.input[0] == value
+        and all(
+            name in editor.constants and len(editor.constants[name].dims) in {0, 4} for name in node.input[1:]
+        )
+    )
+
+
+def _channels_last(editor: GraphEditor, constant: str) -> str:
+    """A constant of shape (1, C, 1, 1) as one of (1, 1, 1, C)."""
+    values = editor.array(constant)
+    if values.ndim == 0:
+        return constant
+    return editor.constant(f"{constant}.channels_last", values.transpose(0, 2, 3, 1))
+
+
+def _spell(editor: GraphEditor, node: NodeProto, tensor: TypeProto.Tensor) -> None:
     attention = read_attention(editor, node)
     layer, x, y = attention.layer, node.input[0], node.output[0]
-    is_half = dtype != TensorProto.FLOAT
-    z = _context(editor, layer, x, pixels) if is_half else _pooled(editor, x, f"{layer}.z")
+    is_half = tensor.elem_type != TensorProto.FLOAT
+    z = _context(editor, layer, x, tensor) if is_half else _pooled(editor, x, f"{layer}.z")
     gate = gate_nodes(editor, attention, z, name=f"{layer}.gate", spelling="apart")
     scale = editor.reshaped(gate, [-1, attention.channels, 1, 1])
     if is_half:
-        scale = editor.node("Cast", [scale], f"{layer}.scale", to=dtype)
+        scale = editor.node("Cast", [scale], f"{layer}.scale", to=tensor.elem_type)
     editor.node("Mul", [x, scale], y)
     editor.replace(node)
 
 
-def _context(editor: GraphEditor, layer: str, x: str, pixels: int) -> str:
+def _context(editor: GraphEditor, layer: str, x: str, tensor: TypeProto.Tensor) -> str:
     """The mean of X in half precision, in float32: of its convolution's input where that is cheaper."""
     conv = editor.makers[x]
-    if not _hoists(editor, conv, pixels):
-        return _pooled(editor, editor.node("Cast", [x], f"{layer}.x32", to=TensorProto.FLOAT), f"{layer}.z")
+    height, width = (dim.dim_value for dim in tensor.shape.dim[2:])
+    if not _hoists(editor, conv, height * width):
+        return _pooled(editor, _widened(editor, x, height, f"{layer}.x32"), f"{layer}.z")
     u, weight, bias = conv.input
-    wide = editor.node("Cast", [u], f"{layer}.u32", to=TensorProto.FLOAT)
+    wide = _widened(editor, u, height, f"{layer}.u32")
     kernel = editor.array(weight).astype(np.float32)
     kernel = kernel.reshape(len(kernel), -1)
     rows = editor.reshaped(_pooled(editor, wide, f"{layer}.u.z"), [-1, kernel.shape[1]])
@@ -62,6 +109,33 @@ def _context(editor: GraphEditor, layer: str, x: str, pixels: int) -> str:
         editor.constant(f"{layer}.offset", editor.array(bias).astype(np.float32)),
     ]
     return editor.node("Gemm", [rows, *parameters], f"{layer}.z", transB=1)
+
+
+def _add_bands(editor: GraphEditor, mean: NodeProto, tensors: dict[str, TypeProto.Tensor]) -> None:
+    """The mean before the classifier, of a tensor in half precision, from its bands as in an attention."""
+    cast = editor.makers.get(mean.input[0])
+    if cast is None or cast.op_type != "Cast" or editor.only_reader(cast.output[0]) is not mean:
+        return
+    height = tensors[cast.input[0]].shape.dim[2].dim_value
+    mean.input[0] = _widened(editor, cast.input[0], height, f"{mean.name}/x32")
+    editor.replace(cast)
+
+
+def _widened(editor: GraphEditor, x: str, height: int, output: str) -> str:
+    """The mean in float32 of equal bands of the rows of X, which has the mean of X."""
+    count = max(count for count in range(1, _BANDS + 1) if height % count == 0)
+    if count == 1:
+        return editor.node("Cast", [x], output, to=TensorProto.FLOAT)
+    rows = editor.constant(f"{output}.rows", np.full(count, height // count))
+    first, *others = (f"{output}.band{index}" for index in range(count))
+    editor.node("Split", [x, rows], first, others=tuple(others), axis=2)
+    total, *wide = (
+        editor.node("Cast", [band], f"{band}.x32", to=TensorProto.FLOAT) for band in (first, *others)
+    )
+    for index, band in enumerate(wide):
+        total = editor.node("Add", [total, band], f"{output}.sum{index}")
+    share = editor.constant(f"{output}.share", np.array(1 / count, np.float32))
+    return editor.node("Mul", [total, share], output)
 
 
 def _hoists(editor: GraphEditor, conv: NodeProto, pixels: int) -> bool:

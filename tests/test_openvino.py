@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
+import exporters.openvino
 import lct_deploy.runtime.openvino
 from benchmarks.floors import node_operations
 from benchmarks.openvino_layers import Profiled
@@ -144,6 +146,37 @@ def test_gates_are_near_those_in_float64(arch: str, precision: Precision, tmp_pa
     # In bf16 the later blocks of random weights get inputs that have left PyTorch's.
     errors = [gate.max_abs_error for gate in compared][: 1 if precision == "bf16" else None]
     assert max(errors) < MAX_GATE_ERROR[precision]
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="a processor without bf16; that it is refused is tested below")
+@pytest.mark.parametrize("size", [64, 88, 96])  # 11 rows make no equal bands
+def test_in_bf16_bands_of_rows_are_summed_in_float32(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_network(model_config("lct_resnet26", num_classes=10), size=size)
+    preprocessing = Preprocessing(resize=size, crop=size)
+    source = to_half(export_graph(model, preprocessing, metadata={}).model, "bf16")
+    spelled = spell_for_openvino(source)
+    bands = {len(node.output) for node in spelled.graph.node if node.op_type == "Split"}
+    assert bands == {64: {8, 4, 2}, 88: {2, 6, 3}, 96: {8, 6, 3}}[size]
+
+    def first_gates(graph: ModelProto) -> np.ndarray:
+        return next(
+            iter(read_gates(saved(graph, tmp_path), noise(2, size), batch=2, runtime="openvino").values())
+        )
+
+    banded = first_gates(spelled)
+    monkeypatch.setattr(exporters.openvino, "_BANDS", 1)
+    whole = first_gates(spell_for_openvino(source))
+    assert np.abs(banded - whole).max() < 1e-5  # a sum in bf16 is off by more than 1e-3
+
+
+@pytest.mark.parametrize("make", [fp32, *([half] if HAS_BF16 else [])])
+def test_the_image_is_not_transposed(make: Callable[[str], ModelProto]) -> None:
+    """It lies channels last, as the first convolution reads it."""
+    spelled = spell_for_openvino(make("lct_resnet26"))
+    assert [node.op_type for node in spelled.graph.node].count("Transpose") == 1
+    assert "Transpose" not in types_by_kind(spelled)
 
 
 def test_float32_stays_float32_where_the_processor_could_do_less() -> None:
