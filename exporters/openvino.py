@@ -17,7 +17,7 @@ from exporters.sites import read_attention
 # input channel of X's convolution it is cheaper to pool what that reads, which has fewer channels.
 _HOISTING_PAYS = 4
 # That pass adds up to so many bands of rows, so that it writes the fewer, and the fewer are pooled.
-_BANDS = 8
+_BANDS = 7
 _TO_PLANES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
 
 
