@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 from exporters.editing import GraphEditor, attribute
 from exporters.gate import gate_nodes
 from exporters.nodes import attention_nodes
+from exporters.quantization.head import mean_axes
 from exporters.sites import read_attention
 
 # In half precision X is widened before it is pooled, in a pass of its own. From so many pixels for each
@@ -31,7 +32,7 @@ def spell_for_openvino(model: ModelProto) -> ModelProto:
     for node in attention_nodes(copy):
         _spell(editor, node, tensors[node.input[0]])
     for node in list(copy.graph.node):
-        if node.op_type == "ReduceMean":
+        if node.op_type == "ReduceMean" and sorted(mean_axes(copy, node)) == [2, 3]:
             _add_bands(editor, node, tensors)
     editor.drop_unused()
     del copy.functions[:]
@@ -112,7 +113,7 @@ def _context(editor: GraphEditor, layer: str, x: str, tensor: TypeProto.Tensor) 
 
 
 def _add_bands(editor: GraphEditor, mean: NodeProto, tensors: dict[str, TypeProto.Tensor]) -> None:
-    """The mean before the classifier, of a tensor in half precision, from its bands as in an attention."""
+    """The mean of an image in half precision, before the classifier, from its bands as in an attention."""
     cast = editor.makers.get(mean.input[0])
     if cast is None or cast.op_type != "Cast" or editor.only_reader(cast.output[0]) is not mean:
         return

@@ -32,6 +32,8 @@ class HttpConnection(HttpToolsProtocol):
         self._head_seconds, self._refused = head_seconds, refused
         self._head_bytes = 0
         self._head_timer: TimerHandle | None = None  # None: no head is being read
+        self._between = True  # no request is being read
+        self._begun = 0  # requests that began in the last chunk
         self._deaf = False
 
     def connection_made(self, transport: Transport) -> None:
@@ -46,22 +48,27 @@ class HttpConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        head = self._head_timer
+        apart, self._begun = self._between, 0
         super().data_received(data)
-        if head is None or head is not self._head_timer:  # the chunk holds the end of something else too
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
+        # Otherwise the chunk holds the end of a request before it too: how much is not known.
+        if self._head_timer is not None and self._begun <= apart:
+            self._head_bytes += len(data)
+        if self._head_timer is not None and self._head_bytes > HEAD_BYTES:
             self._refuse(431, f"the request line and headers are over the limit of {HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._between, self._head_bytes = False, 0
+        self._begun += 1
         self._head_timer = self.loop.call_later(self._head_seconds, self._head_is_late)
 
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._between = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not understand."""

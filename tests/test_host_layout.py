@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 from torch import nn
 from torch.nn import functional
 
+import exporters.host.layout
 from exporters.functions import LINEAR_CONTEXT_TRANSFORM, attention_function, with_layer_normalization
 from exporters.gates import read_gates
 from exporters.graph import export_graph
@@ -427,6 +428,21 @@ def test_no_float_tensor_stands_between_integer_blocks(arch: str, size: int, lib
     if library and arch != "resnet20":
         assert not count(model, "QLinearAdd")
     assert not model.functions
+
+
+@pytest.mark.parametrize(("size", "appends"), [((16, 32), False), ((11, 24), False), ((32, 30), True)])
+def test_the_fourth_channel_is_the_same_to_the_byte(
+    size: tuple[int, int], appends: bool, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Appended by a product where rows are whole groups of pixels, else by the graph's own Concat."""
+    model, images = resized(int8("resnet20", 32), *size), noise(3, 32)[:, : size[0], : size[1]]
+    host = lay_out(model, "int8", batch=3, library=False).model
+    assert count(host, "Concat") == appends
+    logits = run(host, images, 3, scratch)
+    monkeypatch.setattr(exporters.host.layout, "append_by_product", lambda model: None)
+    concatenated = lay_out(model, "int8", batch=3, library=False).model
+    assert count(concatenated, "Concat") == 1
+    assert np.array_equal(run(concatenated, images, 3, scratch), logits)
 
 
 def rounded_shapes(model: ModelProto, images: np.ndarray) -> list[tuple[int, ...]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from onnx import ModelProto, helper
 
 from exporters.functions import DOMAIN
+from exporters.host.fourth_channel import append_by_product
 from exporters.host.nchwc import insert_attention
 from exporters.host.optimize import nchwc_block, optimize_for_host
 from exporters.host.qlinear import insert_quantized_attention
@@ -34,6 +35,7 @@ def lay_out(model: ModelProto, precision: Precision, *, batch: int, library: boo
     sites = find_sites(model)
     plain = optimize_for_host(without_attention(model, sites), batch=batch)
     if precision == "int8":
+        append_by_product(plain)
         forms = insert_quantized_attention(plain, sites, batch=batch, library=library)
     else:
         forms = insert_attention(plain, sites, batch=batch, block=nchwc_block(), library=library)

@@ -14,7 +14,7 @@ def pool_by_operator(model: ModelProto) -> ModelProto:
     ends otherwise stays as it is.
     """
     mean = final_pool(model.graph)
-    if mean is None or mean.op_type != "ReduceMean" or sorted(_axes(model, mean)) != [2, 3]:
+    if mean is None or mean.op_type != "ReduceMean" or sorted(mean_axes(model, mean)) != [2, 3]:
         return model
     (x, *_), (output,) = mean.input, mean.output
     if attribute(mean, "keepdims", 1):
@@ -30,8 +30,11 @@ def pool_by_operator(model: ModelProto) -> ModelProto:
     return rewritten(model, nodes, {}, precision="fp32")
 
 
-def _axes(model: ModelProto, mean: NodeProto) -> list[int]:
-    """Of a tensor (N, C, H, W); an attribute up to opset 17, then an input. Empty where it is computed."""
+def mean_axes(model: ModelProto, mean: NodeProto) -> list[int]:
+    """What a ReduceMean of a tensor (N, C, H, W) averages over; empty where that is computed.
+
+    An attribute up to opset 17, then an input.
+    """
     axes = attribute(mean, "axes", [])
     if len(mean.input) > 1:
         axes = initializers(model).get(mean.input[1], [])
