@@ -9,7 +9,7 @@ from exporters.sites import Attention
 
 
 def gate_nodes(
-    editor: GraphEditor, attention: Attention, z: str, *, name: str, spelling: Spelling = "whole"
+    editor: GraphEditor, attention: Attention, z: str, *, name: str, spelling: Spelling = "instances"
 ) -> str:
     """Collect the nodes from a context `z` in float32, (N, C) or (N, C, 1, 1), to its gate `name`.
 

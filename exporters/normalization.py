@@ -12,7 +12,7 @@ from exporters.sites import Attention, Floats
 _FEW = 4
 _MOST = 32
 
-Spelling = Literal["whole", "apart", "nested"]
+Spelling = Literal["instances", "apart", "nested"]
 
 
 def normalized(
@@ -22,14 +22,16 @@ def normalized(
     output: str,
     *,
     affine: tuple[Floats, ...] | None = None,
-    spelling: Spelling = "whole",
+    spelling: Spelling,
 ) -> str:
     """Collect the nodes from a context `z` of N·C values to `output`: ẑ, or w ⊙ ẑ + b with `affine` (w, b).
 
-    One LayerNormalization over the m channels of a group, whose affine may have the shape (G, m): most
-    runtimes compute it stably in one kernel. `apart` the affine follows it, for those that take no such
-    shape. `nested`, and m a product of few small numbers, it is means of at most four values each. `output`
-    has the shape (N, G, …), in the memory layout of (N, C).
+    `apart`: one LayerNormalization over the m channels of a group, which most runtimes compute stably in one
+    kernel, and the affine behind it. `instances`: an InstanceNormalization in its place, which onnxruntime
+    computes as stably and on one thread; to a LayerNormalization, however small, it gives all of them, and
+    waits for the last. `nested`, and m a product of few small numbers: means of at most four values each;
+    of other m a LayerNormalization whose affine has the shape (G, m). `output` has the shape (N, G, …), in
+    the memory layout of (N, C).
     """
     groups = attention.groups or 1
     width = attention.channels // groups
@@ -37,14 +39,14 @@ def normalized(
     shape = factors or [width]
     view = editor.reshaped(z, [-1, groups, *shape])
     if affine is None:
-        return _standardized(editor, view, factors, width, attention.epsilon, output)
+        return _standardized(editor, attention, view, factors, output, spelling)
     w, b = (
         editor.constant(f"{output}.{key}", values.reshape(groups, *shape))
         for key, values in zip("wb", affine, strict=True)
     )
-    if factors is None and spelling != "apart":
+    if factors is None and spelling == "nested":
         return editor.node("LayerNormalization", [view, w, b], output, axis=-1, epsilon=attention.epsilon)
-    standard = _standardized(editor, view, factors, width, attention.epsilon, f"{output}.zn")
+    standard = _standardized(editor, attention, view, factors, f"{output}.zn", spelling)
     return editor.node("Add", [editor.node("Mul", [standard, w], f"{output}.scaled"), b], output)
 
 
@@ -61,11 +63,21 @@ def small_factors(width: int) -> list[int] | None:
 
 
 def _standardized(
-    editor: GraphEditor, view: str, factors: list[int] | None, width: int, epsilon: float, output: str
+    editor: GraphEditor,
+    attention: Attention,
+    view: str,
+    factors: list[int] | None,
+    output: str,
+    spelling: Spelling,
 ) -> str:
     """(view - mean) / sqrt(variance + ε) over a group: one node, or by `factors` as the definition has it."""
+    groups, epsilon = attention.groups or 1, attention.epsilon
+    if factors is None and spelling == "instances":
+        ones = editor.constant(f"{output}.ones", np.ones(groups, np.float32))
+        zeros = editor.constant(f"{output}.zeros", np.zeros(groups, np.float32))
+        return editor.node("InstanceNormalization", [view, ones, zeros], output, epsilon=epsilon)
     if factors is None:
-        ones = editor.constant(f"{output}.ones", np.ones(width, np.float32))
+        ones = editor.constant(f"{output}.ones", np.ones(attention.channels // groups, np.float32))
         return editor.node("LayerNormalization", [view, ones], output, axis=-1, epsilon=epsilon)
     axes = len(factors)
     centred = editor.node("Sub", [view, _mean(editor, view, axes)], f"{output}.centred")
