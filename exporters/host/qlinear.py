@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from exporters.editing import GraphEditor, attribute
 from exporters.functions import DOMAIN, DOMAIN_VERSION
@@ -27,6 +27,7 @@ Form = Literal["op", "weights", "product"]
 HOISTING_PAYS = 0.5
 
 _CONTRIB = "com.microsoft"
+_BASE = 256  # of the digits of a sum of bytes
 _CHANNELS_LAST = 0  # the operators' `block` for NHWC
 
 
@@ -155,16 +156,62 @@ def _weights(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
 
 
 def _hoisted(editor: GraphEditor, layer: str, tail: _Tail) -> str:
-    """The context of X, (N, C) in float32, from the mean of what its 1x1 convolution reads."""
+    """The context of X in float32, N·C values, from the mean of what its 1x1 convolution reads."""
     u, u_scale, u_zero, weight, w_scale, *_, bias = tail.conv.input
-    scales = editor.array(w_scale).reshape(-1, 1)
-    values = editor.array(weight).reshape(len(scales), -1).astype(np.float32) * scales
-    offset = editor.array(bias) * (scales[:, 0] * editor.array(u_scale).item())
+    step, scales = editor.array(u_scale).item(), editor.array(w_scale).reshape(-1)
+    weights = editor.array(weight).reshape(len(scales), -1)
+    offset = editor.array(bias) * (scales * step)
+    if tail.pixels * 255 < _BASE**2:
+        zero = editor.array(u_zero).item() * weights.sum(axis=1, dtype=np.int64)
+        offset = editor.constant(f"{layer}.offset", (offset - zero * (scales * step)).astype(np.float32))
+        steps = step / tail.pixels * scales
+        return _from_digits(editor, layer, _summed(editor, layer, u, tail), weights, steps, offset)
     pooled = _pooled(editor, layer, [u, u_scale, u_zero], tail)
-    rows = pooled if tail.batch == 1 else editor.reshaped(pooled, [-1, values.shape[1]])
-    constants = {f"{layer}.hoisted": values, f"{layer}.offset": offset.astype(np.float32)}
+    rows = pooled if tail.batch == 1 else editor.reshaped(pooled, [-1, weights.shape[1]])
+    constants = {
+        f"{layer}.hoisted": weights.astype(np.float32) * scales[:, None],
+        f"{layer}.offset": offset.astype(np.float32),
+    }
     inputs = [rows, *(editor.constant(name, array) for name, array in constants.items())]
     return editor.node("Gemm", inputs, f"{layer}.z", transB=1)
+
+
+def _summed(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> str:
+    """The sums over H and W of a tensor's bytes, in int32: (1, C) of one image, else (N, 1, C)."""
+    ones, flat = _row_of_ones(editor, layer, tensor, tail)
+    return editor.node("MatMulInteger", [ones, flat], f"{layer}.sums")
+
+
+def _from_digits(
+    editor: GraphEditor,
+    layer: str,
+    sums: str,
+    weights: NDArray[np.int8],
+    steps: NDArray[np.float32],
+    offset: str,
+) -> str:
+    """`weights` (C, K) times sums of K channels, in units of `steps` (C), plus `offset`: exact up to there.
+
+    The sums are two digits to the base 256, bytes again, so that the weights are read as bytes: in float32
+    they do not fit into the caches beside all others.
+    """
+    base = editor.constant(f"{layer}.base", np.array(_BASE, np.int32))
+    higher = editor.node("Div", [sums, base], f"{layer}.higher")
+    # A cast to fewer bits drops the others: ONNX says so of integers.
+    high, low = (
+        editor.node("Cast", [value], f"{layer}.{name}", to=TensorProto.UINT8)
+        for name, value in (("high", higher), ("low", sums))
+    )
+    inputs = [
+        editor.node("Concat", [high, low], f"{layer}.digits", axis=-2),
+        editor.constant(f"{layer}.hoisted", np.ascontiguousarray(weights.T)),
+        editor.constant(f"{layer}.one", np.array(1, np.float32)),
+        editor.constant(f"{layer}.steps", steps.astype(np.float32)),
+    ]
+    products = editor.node("MatMulIntegerToFloat", inputs, f"{layer}.products", domain=_CONTRIB)
+    places = editor.constant(f"{layer}.places", np.array([[_BASE, 1]], np.float32))
+    total = editor.node("MatMul", [places, products], f"{layer}.product_sum")
+    return editor.node("Add", [total, offset], f"{layer}.z")
 
 
 def _split(editor: GraphEditor, value: str, name: str, size: int, parts: int) -> list[str]:
@@ -204,19 +251,23 @@ def _values(editor: GraphEditor, quantized: list[list[str]], index: int, dtype: 
 
 
 def _pooled(editor: GraphEditor, layer: str, quantized: list[str], tail: _Tail) -> str:
-    """The mean over H and W of a tensor in NHWC, in float32: (1, C) of one image, else (N, 1, C).
-
-    An integer product with a row of ones sums exactly, and in a third of the time that dequantising
-    and reducing take.
-    """
+    """The mean over H and W of a tensor in NHWC, in float32: (1, C) of one image, else (N, 1, C)."""
     tensor, scale, zero = quantized
+    share = editor.constant(f"{layer}.share", np.array(1 / tail.pixels, np.float32))
+    inputs = [*_row_of_ones(editor, layer, tensor, tail), share, scale, "", zero]
+    return editor.node("MatMulIntegerToFloat", inputs, f"{layer}.pooled", domain=_CONTRIB)
+
+
+def _row_of_ones(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> tuple[str, str]:
+    """What a tensor in NHWC is summed over H and W by, and the tensor as a matrix for each image.
+
+    An integer product with a row of ones is exact, and takes a third of the time of dequantising and
+    reducing.
+    """
     rows = [tail.pixels, -1] if tail.batch == 1 else [tail.batch, tail.pixels, -1]
     shape = editor.constant(f"{layer}.pixels", np.array(rows))
     flat = editor.node("Reshape", [tensor, shape], f"{layer}.flat")
-    ones = editor.constant(f"{layer}.ones", np.ones((1, tail.pixels), np.uint8))
-    share = editor.constant(f"{layer}.share", np.array(1 / tail.pixels, np.float32))
-    inputs = [ones, flat, share, scale, "", zero]
-    return editor.node("MatMulIntegerToFloat", inputs, f"{layer}.pooled", domain=_CONTRIB)
+    return editor.constant(f"{layer}.ones", np.ones((1, tail.pixels), np.uint8)), flat
 
 
 _FORMS = {"op": _op, "weights": _weights, "product": _product}
