@@ -165,7 +165,7 @@ def _hoisted(editor: GraphEditor, layer: str, tail: _Tail) -> str:
         zero = editor.array(u_zero).item() * weights.sum(axis=1, dtype=np.int64)
         offset = editor.constant(f"{layer}.offset", (offset - zero * (scales * step)).astype(np.float32))
         steps = step / tail.pixels * scales
-        return _from_digits(editor, layer, _summed(editor, layer, u, tail), weights, steps, offset)
+        return _from_digits(editor, layer, _digits(editor, layer, u, tail), weights, steps, offset)
     pooled = _pooled(editor, layer, [u, u_scale, u_zero], tail)
     rows = pooled if tail.batch == 1 else editor.reshaped(pooled, [-1, weights.shape[1]])
     constants = {
@@ -176,34 +176,32 @@ def _hoisted(editor: GraphEditor, layer: str, tail: _Tail) -> str:
     return editor.node("Gemm", inputs, f"{layer}.z", transB=1)
 
 
-def _summed(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> str:
-    """The sums over H and W of a tensor's bytes, in int32: (1, C) of one image, else (N, 1, C)."""
-    ones, flat = _row_of_ones(editor, layer, tensor, tail)
-    return editor.node("MatMulInteger", [ones, flat], f"{layer}.sums")
+def _digits(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> str:
+    """The sums over H and W of a tensor's bytes, as digits to the base 256: (2, C), or (N, 2, C)."""
+    ones, flat = _rows_of_ones(editor, layer, tensor, tail, 2)
+    sums = editor.node("MatMulInteger", [ones, flat], f"{layer}.sums")
+    base = editor.constant(f"{layer}.base", np.array([[_BASE], [1]], np.int32))
+    # A cast to fewer bits drops the others: ONNX says so of integers.
+    return editor.node(
+        "Cast", [editor.node("Div", [sums, base], f"{layer}.higher")], f"{layer}.digits", to=TensorProto.UINT8
+    )
 
 
 def _from_digits(
     editor: GraphEditor,
     layer: str,
-    sums: str,
+    digits: str,
     weights: NDArray[np.int8],
     steps: NDArray[np.float32],
     offset: str,
 ) -> str:
     """`weights` (C, K) times sums of K channels, in units of `steps` (C), plus `offset`: exact up to there.
 
-    The sums are two digits to the base 256, bytes again, so that the weights are read as bytes: in float32
-    they do not fit into the caches beside all others.
+    Digits are bytes, so that the weights are read as bytes too: in float32 they do not fit into the caches
+    beside all others.
     """
-    base = editor.constant(f"{layer}.base", np.array(_BASE, np.int32))
-    higher = editor.node("Div", [sums, base], f"{layer}.higher")
-    # A cast to fewer bits drops the others: ONNX says so of integers.
-    high, low = (
-        editor.node("Cast", [value], f"{layer}.{name}", to=TensorProto.UINT8)
-        for name, value in (("high", higher), ("low", sums))
-    )
     inputs = [
-        editor.node("Concat", [high, low], f"{layer}.digits", axis=-2),
+        digits,
         editor.constant(f"{layer}.hoisted", np.ascontiguousarray(weights.T)),
         editor.constant(f"{layer}.one", np.array(1, np.float32)),
         editor.constant(f"{layer}.steps", steps.astype(np.float32)),
@@ -254,12 +252,12 @@ def _pooled(editor: GraphEditor, layer: str, quantized: list[str], tail: _Tail) 
     """The mean over H and W of a tensor in NHWC, in float32: (1, C) of one image, else (N, 1, C)."""
     tensor, scale, zero = quantized
     share = editor.constant(f"{layer}.share", np.array(1 / tail.pixels, np.float32))
-    inputs = [*_row_of_ones(editor, layer, tensor, tail), share, scale, "", zero]
+    inputs = [*_rows_of_ones(editor, layer, tensor, tail, 1), share, scale, "", zero]
     return editor.node("MatMulIntegerToFloat", inputs, f"{layer}.pooled", domain=_CONTRIB)
 
 
-def _row_of_ones(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> tuple[str, str]:
-    """What a tensor in NHWC is summed over H and W by, and the tensor as a matrix for each image.
+def _rows_of_ones(editor: GraphEditor, layer: str, tensor: str, tail: _Tail, count: int) -> tuple[str, str]:
+    """What a tensor in NHWC is summed over H and W by, `count` times, and the tensor as matrices.
 
     An integer product with a row of ones is exact, and takes a third of the time of dequantising and
     reducing.
@@ -267,7 +265,7 @@ def _row_of_ones(editor: GraphEditor, layer: str, tensor: str, tail: _Tail) -> t
     rows = [tail.pixels, -1] if tail.batch == 1 else [tail.batch, tail.pixels, -1]
     shape = editor.constant(f"{layer}.pixels", np.array(rows))
     flat = editor.node("Reshape", [tensor, shape], f"{layer}.flat")
-    return editor.constant(f"{layer}.ones", np.ones((1, tail.pixels), np.uint8)), flat
+    return editor.constant(f"{layer}.ones", np.ones((count, tail.pixels), np.uint8)), flat
 
 
 _FORMS = {"op": _op, "weights": _weights, "product": _product}
