@@ -19,6 +19,7 @@ from exporters.sites import read_attention
 _HOISTING_PAYS = 4
 # That pass adds up to so many bands of rows, so that it writes the fewer, and the fewer are pooled.
 _BANDS = 7
+_HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _TO_PLANES = [0, 3, 1, 2]  # (N, H, W, C) to (N, C, H, W)
 
 
@@ -75,10 +76,11 @@ def _is_normalization(editor: GraphEditor, node: NodeProto, value: str) -> bool:
 
 def _channels_last(editor: GraphEditor, constant: str) -> str:
     """A constant of shape (1, C, 1, 1) as one of (1, 1, 1, C)."""
-    values = editor.array(constant)
+    values, name = editor.array(constant), f"{constant}.channels_last"
     if values.ndim == 0:
         return constant
-    return editor.constant(f"{constant}.channels_last", values.transpose(0, 2, 3, 1))
+    # A mean that equals the deviation may be one constant with it.
+    return name if name in editor.constants else editor.constant(name, values.transpose(0, 2, 3, 1))
 
 
 def _spell(editor: GraphEditor, node: NodeProto, tensor: TypeProto.Tensor) -> None:
@@ -117,9 +119,10 @@ def _add_bands(editor: GraphEditor, mean: NodeProto, tensors: dict[str, TypeProt
     cast = editor.makers.get(mean.input[0])
     if cast is None or cast.op_type != "Cast" or editor.only_reader(cast.output[0]) is not mean:
         return
-    height = tensors[cast.input[0]].shape.dim[2].dim_value
-    mean.input[0] = _widened(editor, cast.input[0], height, f"{mean.name}/x32")
-    editor.replace(cast)
+    x = tensors.get(cast.input[0])
+    if x is not None and x.elem_type in _HALF:
+        mean.input[0] = _widened(editor, cast.input[0], x.shape.dim[2].dim_value, f"{mean.name}/x32")
+        editor.replace(cast)
 
 
 def _widened(editor: GraphEditor, x: str, height: int, output: str) -> str:

@@ -179,6 +179,23 @@ def test_the_image_is_not_transposed(make: Callable[[str], ModelProto]) -> None:
     assert "Transpose" not in types_by_kind(spelled)
 
 
+def test_mean_and_deviation_may_be_one_constant(tmp_path: Path) -> None:
+    halves = (0.5, 0.5, 0.5)
+    preprocessing = Preprocessing(resize=SIZE, crop=SIZE, mean=halves, std=halves)
+    model = export_graph(network("resnet18"), preprocessing, metadata={}).model
+    for node in model.graph.node:
+        node.input[:] = ["mean" if name == "std" else name for name in node.input]
+    spelled = spell_for_openvino(model)
+    names = [constant.name for constant in spelled.graph.initializer]
+    assert len(names) == len(set(names))
+    images = noise(2)
+    expected, answered = (
+        open_artifact(runtime, saved(graph, tmp_path), RuntimeOptions(threads=1)).infer(images)
+        for runtime, graph in (("onnxruntime", model), ("openvino", spelled))
+    )
+    assert np.abs(answered - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_float32_stays_float32_where_the_processor_could_do_less() -> None:
     types = types_by_kind(spell_for_openvino(fp32("lct_resnet26")))
     assert types["Convolution"] == types["MVN"] == types["FullyConnected"] == {"f32"}
