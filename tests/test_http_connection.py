@@ -86,6 +86,12 @@ def test_long_headers_are_told_apart(connection: socket.socket, line: bytes) -> 
     assert str(HEAD_BYTES) in detail
 
 
+def test_a_head_that_is_too_long_at_once_is_refused_at_once(connection: socket.socket) -> None:
+    """Not when it is late: what comes with its first bytes is counted too."""
+    connection.sendall(LIVE + b"x: " + b"y" * HEAD_BYTES)
+    assert problem(read_to_end(connection))[0] == 431
+
+
 @pytest.mark.parametrize("sent", [b"GET", LIVE], ids=["a method", "half the headers"])
 def test_a_head_that_is_late_is_not_waited_for(connection: socket.socket, sent: bytes) -> None:
     connection.sendall(sent)
