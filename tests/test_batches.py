@@ -293,11 +293,16 @@ def test_a_batch_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
         collect(batches, 0)
 
 
-def test_a_worker_that_dies_is_told_of(folder: FolderImages) -> None:
-    """In a process of its own: PyTorch tells of it from a signal handler, wherever the main thread is."""
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["", "os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)"],
+    ids=["at once", "once it is gone"],
+)
+def test_a_worker_that_dies_is_told_of_with_the_next_batch(folder: FolderImages, meanwhile: str) -> None:
+    """In a process of its own: PyTorch tells of it from a signal handler wherever the main thread is."""
     directory = Path(folder.paths[0]).parent.parent
     code = f"""
-import multiprocessing, sys
+import multiprocessing, os, time
 from pathlib import Path
 from lct_deploy.datasets import load_image_folder
 from lct_deploy.errors import LctDeployError
@@ -308,8 +313,10 @@ images = load_image_folder(Path({str(directory)!r}))
 batches = Batches(images, small, batch_size=1, augment=False, workers=1).epoch(0)
 next(batches)
 (worker,) = multiprocessing.active_children()
+time.sleep(0.5)  # it waits then: killed within a lock that PyTorch has it share, it would leave that locked
+worker.kill()
+{meanwhile}
 try:
-    worker.kill()
     list(batches)
 except LctDeployError as error:
     print(error)

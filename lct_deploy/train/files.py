@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ def file_batches(
 def _while_alive(loader: Iterable[_Collated]) -> Iterator[_Collated]:
     """What the workers send; raises LctDeployError where one has died, as for want of memory."""
     try:
-        yield from loader
+        yield from _started(loader)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         # Of the last three, whichever a dead worker's socket is met with while a batch is taken from it.
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
@@ -76,6 +77,19 @@ def _while_alive(loader: Iterable[_Collated]) -> Iterator[_Collated]:
             f"a process that decodes images has died: {(str(error) or type(error).__name__).splitlines()[0]}",
             hint="--workers with fewer takes less memory; --resume goes on from the last state",
         ) from error
+
+
+def _started(loader: Iterable[_Collated]) -> Iterator[_Collated]:
+    """The loader's iterator, which tells of a worker's death where the next batch is asked for.
+
+    The handler of SIGCHLD that PyTorch installs with it would raise wherever the main thread is: within
+    a step, while a checkpoint is written, or on top of an error that the death has already caused.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return iterator
 
 
 class _ImageFiles(Dataset[_Sample]):
