@@ -10,7 +10,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,7 +45,7 @@ FP32 = 1e-5  # of the largest logit
 GATE = 5e-5  # deep in a network, whose activations carry rounding errors of their own
 LIBRARY = [pytest.param(True, marks=pytest.mark.skipif(op_library() is None, reason="no op library")), False]
 ALIKE = 14  # dB between an int8 graph laid out and in Q/DQ: roundings differ, and random networks amplify
-WORSE = {True: 1.5, False: 4.0}  # dB that a layout may lose to it against float32, with the library or not
+WORSE = {True: 1.5, False: 2.5}  # dB that a layout may lose to it against float32, with the library or not
 LIMIT = 1e-4  # what a proof allows; few channels of nearly the same context amplify every rounding
 
 # Basic and bottleneck blocks, every attention and none, odd image sizes. At 64 pixels the first
@@ -421,11 +420,10 @@ def test_float_blocks_stay_in_one_layout(arch: str, size: int, library: bool) ->
 @pytest.mark.parametrize("library", LIBRARY)
 @pytest.mark.parametrize(("arch", "size"), NETWORKS)
 def test_no_float_tensor_stands_between_integer_blocks(arch: str, size: int, library: bool) -> None:
-    """What becomes eight bits again is a context or a gate, never an image."""
+    """Nor becomes a gate eight bits: it stays in float32."""
     model = of_three("int8", arch, size, library).model
     assert not count(model, "Conv")
-    for shape in rounded_shapes(model, noise(3, size)):
-        assert sum(side > 1 for side in shape) <= 2, shape
+    assert not count(model, "QuantizeLinear")
     if library and arch != "resnet20":
         assert not count(model, "QLinearAdd")
     assert not model.functions
@@ -444,22 +442,6 @@ def test_the_fourth_channel_is_the_same_to_the_byte(
     concatenated = lay_out(model, "int8", batch=3, library=False).model
     assert count(concatenated, "Concat") == 1
     assert np.array_equal(run(concatenated, images, 3, scratch), logits)
-
-
-def rounded_shapes(model: ModelProto, images: np.ndarray) -> list[tuple[int, ...]]:
-    """The shapes of all that the graph quantises."""
-    exposed = ModelProto()
-    exposed.CopyFrom(model)
-    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    exposed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if library := op_library():
-        options.register_custom_ops_library(str(library))
-    session = onnxruntime.InferenceSession(
-        exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return [np.asarray(values).shape for values in session.run(names, {"image": images})]
 
 
 @pytest.mark.parametrize("library", LIBRARY)

@@ -129,21 +129,44 @@ def _op(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
 def _weights(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
     """The gate from U's mean, multiplied into the scales of the convolution's weights.
 
-    The integer bias is in units of those scales, so it is multiplied too. Each image of a batch has scales
-    of its own, and so a convolution of its own.
+    The integer bias is in units of those scales, so it is multiplied too.
     """
     layer, conv = attention.layer, tail.conv
-    u, u_scale, u_zero, weight, w_scale, w_zero, *_, bias = conv.input
+    w_scale = conv.input[4]
     gate = gate_nodes(editor, attention, _hoisted(editor, layer, tail), name=f"{layer}.gate")
     ungated = editor.constant(f"{layer}.w_scales", np.tile(editor.array(w_scale), tail.batch))
     gated = editor.node("Mul", [editor.reshaped(gate, [-1]), ungated], f"{layer}.w_scale")
+    _convolve(editor, attention, tail, conv, gated)
+
+
+def _product(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
+    """The gate from X's mean, as the scales of a convolution of each channel of X with a one."""
+    layer, channels = attention.layer, attention.channels
+    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail), name=f"{layer}.gate")
+    ones = editor.constant(f"{layer}.w", np.ones((channels, 1, 1, 1), np.int8))
+    zeros = editor.constant(f"{layer}.w_zeros", np.zeros(channels, np.int8))
+    identity = helper.make_node(
+        "QLinearConv",
+        [*tail.x, ones, "", zeros, *tail.x[1:]],
+        [],
+        domain=_CONTRIB,
+        group=channels,
+        channels_last=1,
+    )
+    _convolve(editor, attention, tail, identity, editor.reshaped(gate, [-1]))
+
+
+def _convolve(editor: GraphEditor, attention: Attention, tail: _Tail, conv: NodeProto, w_scales: str) -> None:
+    """`conv` with N times C scales for its weights, then the addition: a convolution for each image."""
+    layer = attention.layer
+    u, u_scale, u_zero, weight, _, *others = conv.input
     images = _split(editor, u, f"{layer}.image", 1, tail.batch)
-    scales = _split(editor, gated, f"{layer}.w_scale", attention.channels, tail.batch)
+    scales = _split(editor, w_scales, f"{layer}.image_scales", attention.channels, tail.batch)
     attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
     products = [
         editor.node(
             "QLinearConv",
-            [image, u_scale, u_zero, weight, scale, w_zero, *tail.x[1:], bias],
+            [image, u_scale, u_zero, weight, scale, *others],
             f"{layer}.product{number}",
             domain=conv.domain,
             **attributes,
@@ -163,7 +186,7 @@ def _hoisted(editor: GraphEditor, layer: str, tail: _Tail) -> str:
     offset = editor.array(bias) * (scales * step)
     if tail.pixels * 255 < _BASE**2:
         zero = editor.array(u_zero).item() * weights.sum(axis=1, dtype=np.int64)
-        offset = editor.constant(f"{layer}.offset", (offset - zero * (scales * step)).astype(np.float32))
+        offset -= zero * (scales * step)
         steps = step / tail.pixels * scales
         return _from_digits(editor, layer, _digits(editor, layer, u, tail), weights, steps, offset)
     pooled = _pooled(editor, layer, [u, u_scale, u_zero], tail)
@@ -193,9 +216,11 @@ def _from_digits(
     digits: str,
     weights: NDArray[np.int8],
     steps: NDArray[np.float32],
-    offset: str,
+    offset: NDArray[np.float32],
 ) -> str:
-    """`weights` (C, K) times sums of K channels, in units of `steps` (C), plus `offset`: exact up to there.
+    """`weights` (C, K) times sums of K channels, in units of `steps` (C), plus `offset` (C).
+
+    The integers are exact. Each place has its share of the offset, which saves an addition of its own.
 
     Digits are bytes, so that the weights are read as bytes too: in float32 they do not fit into the caches
     beside all others.
@@ -205,11 +230,13 @@ def _from_digits(
         editor.constant(f"{layer}.hoisted", np.ascontiguousarray(weights.T)),
         editor.constant(f"{layer}.one", np.array(1, np.float32)),
         editor.constant(f"{layer}.steps", steps.astype(np.float32)),
+        "",
+        "",
+        editor.constant(f"{layer}.offset", (offset / (_BASE + 1)).astype(np.float32)),
     ]
     products = editor.node("MatMulIntegerToFloat", inputs, f"{layer}.products", domain=_CONTRIB)
     places = editor.constant(f"{layer}.places", np.array([[_BASE, 1]], np.float32))
-    total = editor.node("MatMul", [places, products], f"{layer}.product_sum")
-    return editor.node("Add", [total, offset], f"{layer}.z")
+    return editor.node("MatMul", [places, products], f"{layer}.z")
 
 
 def _split(editor: GraphEditor, value: str, name: str, size: int, parts: int) -> list[str]:
@@ -220,27 +247,6 @@ def _split(editor: GraphEditor, value: str, name: str, size: int, parts: int) ->
     sizes = editor.constant(f"{name}.sizes", np.full(parts, size))
     editor.node("Split", [value, sizes], first, others=tuple(others), axis=0)
     return [first, *others]
-
-
-def _product(editor: GraphEditor, attention: Attention, tail: _Tail) -> None:
-    """An integer multiplication with the gate in eight bits, then the addition."""
-    layer = attention.layer
-    gate = gate_nodes(editor, attention, _pooled(editor, layer, tail.x, tail), name=f"{layer}.gate")
-    by_pixel = editor.reshaped(gate, [-1, 1, 1, attention.channels])
-    # A sigmoid's range is (0, 1), whatever the images.
-    gate_scale = editor.constant(f"{layer}.gate_scale", np.array(1 / 255, np.float32))
-    gate_zero = editor.constant(f"{layer}.gate_zero", np.array(0, np.uint8))
-    rounded = editor.node("QuantizeLinear", [by_pixel, gate_scale, gate_zero], f"{layer}.gate_quantized")
-    scale, zero = tail.x[1:]  # of the product too: no gate is over one
-    product = editor.node(
-        "QLinearMul",
-        [*tail.x, rounded, gate_scale, gate_zero, scale, zero],
-        f"{layer}.product",
-        domain=_CONTRIB,
-    )
-    editor.node(
-        "QLinearAdd", [product, scale, zero, *tail.identity, *tail.quantization], tail.out, domain=_CONTRIB
-    )
 
 
 def _values(editor: GraphEditor, quantized: list[list[str]], index: int, dtype: DTypeLike) -> NDArray[Any]:
