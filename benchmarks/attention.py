@@ -1,7 +1,9 @@
 """What attention costs on the CPU: every form of LCT and SE beside the plain network, in one process.
 
 `python -m benchmarks.attention` times each form right before or after the plain network, so that what else
-the machine does meets both, and writes every pair to benchmarks/results/attention-MACHINE.csv.
+the machine does meets both, and writes every pair to benchmarks/results/attention-MACHINE.csv. Where a
+process puts a graph's weights in memory is worth one per cent, and hangs on which graph it opens first:
+so several processes one after another open all, in orders of their own, and their pairs count together.
 `make report` makes the tables and the plots of all machines.
 
     default   a plain torch.onnx.export, for int8 with onnxruntime's quantize_static as it comes
@@ -14,7 +16,9 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +53,7 @@ MODELS = (PLAIN, "lct_resnet50", "se_resnet50")
 COMPILED = {"stock": False, "library": True}  # what `compile` makes, and whether with our op library
 SELDOM = 4  # other forms are timed in each fourth round only: their ratios are far from one
 
+Subject = tuple[str, str]  # a network's architecture and its form
 Images = NDArray[np.uint8]
 Runner = Callable[[Images], object]
 
@@ -62,7 +67,17 @@ class Contestant:
     run: Runner
     base: Runner | None
     scale: float = 1.0  # of its time: to that of the whole network's arithmetic
-    period: int = SELDOM  # rounds from one of its turns to the next
+    period: int = 1  # rounds from one of its turns to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all contestants run with, and how often."""
+
+    precision: Precision
+    batch: int
+    threads: int
+    rounds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +97,20 @@ class Pair:
 def main() -> None:
     arguments = _arguments()
     threads = available_cores()
-    torch.set_num_threads(threads)
     networks = {arch: random_network(arch) for arch in MODELS}
     pairs: list[Pair] = []
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as name:
         for precision in arguments.precision:
-            graphs = {
-                arch: _graphs(network, precision, Path(directory)) for arch, network in networks.items()
-            }
+            graphs = {arch: _graphs(network, precision, Path(name)) for arch, network in networks.items()}
             for batch in arguments.batch:
-                rounds = max(3 * arguments.rounds // (batch + 2), 12)
-                # Apart: torch's threads spin after their work, on the cores of whoever comes next.
-                for contestants in (
-                    _sessions(graphs, precision, batch, threads),
-                    _torch_networks(networks, precision),
-                    _floors(graphs[PLAIN]["portable"], precision, batch, threads),
-                ):
-                    pairs += measure(list(contestants), precision, batch, threads, rounds)
+                rounds = max(3 * arguments.rounds // (batch + 2), SELDOM)
+                setting = Setting(precision=precision, batch=batch, threads=threads, rounds=rounds)
+                files = _save(graphs, setting, Path(name))
+                for process in range(arguments.processes):
+                    pairs += _apart(_measure_graphs, files, setting, process)
+                if precision == "fp32":
+                    pairs += _apart(_measure_torch, setting)
+                pairs += measure(list(_floors(graphs[PLAIN]["portable"], setting)), setting)
     replace_rows(arguments.output, [asdict(pair) for pair in pairs], by=("precision", "batch"))
 
 
@@ -106,9 +118,16 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], choices=["fp32", "int8"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=120, help="at batch 1; fewer at larger ones")
+    parser.add_argument("--processes", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=20, help="of each, at batch 1; fewer at larger ones")
     parser.add_argument("--output", type=Path, default=RESULTS / f"attention-{machine_name()}.csv")
     return parser.parse_args()
+
+
+def _apart(function: Callable[..., list[Pair]], *arguments: object) -> list[Pair]:
+    """What the function measures in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _graphs(network: ResNet, precision: Precision, directory: Path) -> dict[str, ModelProto]:
@@ -129,33 +148,44 @@ def _quantize(model: ModelProto) -> ModelProto:
     return quantize(model, calibrate(model, batches, DEFAULT_METHOD, total=len(batches)), "onnxruntime")
 
 
-def _sessions(
-    graphs: dict[str, dict[str, ModelProto]], precision: Precision, batch: int, threads: int
-) -> Iterator[Contestant]:
-    plain = lay_out(graphs[PLAIN]["portable"], precision, batch=batch, library=False)
-    base = session(plain.model, threads)
-    for arch in MODELS[1:]:
-        forms = dict(graphs[arch])
+def _save(graphs: dict[str, dict[str, ModelProto]], setting: Setting, directory: Path) -> dict[Subject, Path]:
+    """A file of every graph, those that `compile` makes among them, and of the plain network's best."""
+    files: dict[Subject, Path] = {}
+    for arch in MODELS:
+        forms = {} if arch == PLAIN else dict(graphs[arch])
         for form, library in COMPILED.items():
-            if op_library() is not None or not library:
-                forms[form] = lay_out(forms["portable"], precision, batch=batch, library=library).model
+            if not library or (op_library() is not None and arch != PLAIN):
+                source = graphs[arch]["portable"]
+                host = lay_out(source, setting.precision, batch=setting.batch, library=library)
+                forms[form] = host.model
         for form, graph in forms.items():
-            yield Contestant(
-                model=arch,
-                form=form,
-                run=session(graph, threads),
-                base=base,
-                period=1 if form in COMPILED else SELDOM,
-            )
+            files[arch, form] = directory / f"{arch}-{form}.onnx"
+            files[arch, form].write_bytes(graph.SerializeToString())
+    return files
 
 
-def _torch_networks(networks: dict[str, ResNet], precision: Precision) -> Iterator[Contestant]:
-    if precision != "fp32":
-        return
+def _measure_graphs(files: dict[Subject, Path], setting: Setting, process: int) -> list[Pair]:
+    subjects = list(files)
+    np.random.default_rng(process).shuffle(subjects)
+    runners = {subject: session(files[subject].read_bytes(), setting.threads) for subject in subjects}
+    base = runners.pop((PLAIN, "stock"))
+    contestants = [
+        Contestant(model=arch, form=form, run=run, base=base, period=1 if form in COMPILED else SELDOM)
+        for (arch, form), run in runners.items()
+    ]
+    return measure(contestants, setting, first=process * setting.rounds)
+
+
+def _measure_torch(setting: Setting) -> list[Pair]:
+    torch.set_num_threads(setting.threads)
+    contestants: list[Contestant] = []
     for form, prepare in {"torch eager": _torch, "torch compile": _torch_compiled}.items():
-        base = prepare(_classifier(networks[PLAIN]))
-        for arch in MODELS[1:]:
-            yield Contestant(model=arch, form=form, run=prepare(_classifier(networks[arch])), base=base)
+        base, *others = (prepare(_classifier(random_network(arch))) for arch in MODELS)
+        contestants += [
+            Contestant(model=arch, form=form, run=run, base=base)
+            for arch, run in zip(MODELS[1:], others, strict=True)
+        ]
+    return measure(contestants, setting)
 
 
 def _classifier(network: ResNet) -> ImageClassifier:
@@ -164,10 +194,10 @@ def _classifier(network: ResNet) -> ImageClassifier:
     return classifier
 
 
-def _floors(plain: ModelProto, precision: Precision, batch: int, threads: int) -> Iterator[Contestant]:
+def _floors(plain: ModelProto, setting: Setting) -> Iterator[Contestant]:
     """The time that the network's arithmetic would take at the rate of one convolution."""
-    operations = batch * network_operations(plain)
-    for floor in floors(precision, batch, threads):
+    operations = setting.batch * network_operations(plain)
+    for floor in floors(setting.precision, setting.batch, setting.threads):
         yield Contestant(
             model="floor",
             form=floor.name,
@@ -177,8 +207,8 @@ def _floors(plain: ModelProto, precision: Precision, batch: int, threads: int) -
         )
 
 
-def session(model: ModelProto, threads: int) -> Runner:
-    """A graph in onnxruntime, beside others in this process."""
+def session(model: bytes, threads: int) -> Runner:
+    """A serialised graph in onnxruntime, beside others in this process."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -186,9 +216,7 @@ def session(model: ModelProto, threads: int) -> Runner:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if library := op_library():
         options.register_custom_ops_library(str(library))
-    opened = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(images: Images) -> object:
         return opened.run(["logits"], {"image": images})
@@ -208,32 +236,31 @@ def _torch_compiled(classifier: ImageClassifier) -> Runner:
     return _torch(torch.compile(classifier))
 
 
-def measure(
-    contestants: list[Contestant], precision: str, batch: int, threads: int, rounds: int
-) -> list[Pair]:
-    """Every contestant beside its base, in an order that changes from round to round."""
-    images = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
+def measure(contestants: list[Contestant], setting: Setting, *, first: int = 0) -> list[Pair]:
+    """Every contestant beside its base, in an order of each round, which are numbered from `first`."""
+    images = np.random.default_rng(0).integers(0, 256, (setting.batch, SIZE, SIZE, 3), dtype=np.uint8)
     for contestant in contestants:
         for _ in range(3):
             contestant.run(images)
-    order = np.random.default_rng(1)
+    order = np.random.default_rng(first + 1)
     pairs: list[Pair] = []
-    for number in track(range(rounds), f"{precision}, batch {batch}", total=rounds):
+    what = f"{setting.precision}, batch {setting.batch}"
+    for number in track(range(setting.rounds), what, total=setting.rounds):
         due = [c for c in contestants if number % c.period == 0]
         for index in order.permutation(len(due)):
             contestant = due[index]
             runners = [contestant.run, *([contestant.base] if contestant.base else [])]
-            first, *second = _timed(runners, images, backwards=bool(order.integers(2)))
+            own, *base = _timed(runners, images, backwards=bool(order.integers(2)))
             pairs.append(
                 Pair(
                     model=contestant.model,
                     form=contestant.form,
-                    precision=precision,
-                    batch=batch,
-                    threads=threads,
-                    round=number,
-                    milliseconds=round(first * contestant.scale, 3),
-                    base_milliseconds=round(second[0], 3) if second else None,
+                    precision=setting.precision,
+                    batch=setting.batch,
+                    threads=setting.threads,
+                    round=first + number,
+                    milliseconds=round(own * contestant.scale, 3),
+                    base_milliseconds=round(base[0], 3) if base else None,
                 )
             )
     return pairs

@@ -21,7 +21,7 @@ import openvino
 from onnx import ModelProto
 from onnx.inliner import inline_local_functions
 
-from benchmarks.attention import PREPROCESSING, Contestant, Images, Pair, Runner, measure, session
+from benchmarks.attention import PREPROCESSING, Contestant, Images, Pair, Runner, Setting, measure, session
 from benchmarks.environment import machine_name
 from benchmarks.naive import CALIBRATION, calibration_images
 from benchmarks.networks import random_network
@@ -56,7 +56,10 @@ def main() -> None:
         for batch in arguments.batch:
             contestants = list(_contestants(plain, model, precision, batch, arguments.threads))
             rounds = max(3 * arguments.rounds // (batch + 2), 8)
-            pairs += measure(contestants, precision, batch, arguments.threads, rounds)
+            pairs += measure(
+                contestants,
+                Setting(precision=precision, batch=batch, threads=arguments.threads, rounds=rounds),
+            )
             write_rows(arguments.output, [asdict(pair) for pair in pairs])
     _print(pairs)
 
@@ -118,7 +121,8 @@ def _compiled(model: ModelProto, batch: int | None, threads: int) -> Runner:
 
 def _laid_out(model: ModelProto, precision: Precision, batch: int, threads: int) -> Runner:
     library = op_library() is not None
-    return session(lay_out(model, precision, batch=batch, library=library).model, threads)
+    host = lay_out(model, precision, batch=batch, library=library)
+    return session(host.model.SerializeToString(), threads)
 
 
 def _print(pairs: list[Pair]) -> None:
