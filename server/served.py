@@ -60,7 +60,7 @@ class ServedModel:
     @property
     def lanes(self) -> int:
         """Batches that can run side by side."""
-        return self._settings.instances * self.spec.streams
+        return self._info.sharing.instances * self.spec.streams
 
     @property
     def ready(self) -> bool:

@@ -52,7 +52,12 @@ class ServerSettings(BaseSettings):
     streams: int = Field(default=2, ge=1, le=64, description="TensorRT: inferences that run side by side")
     cuda_graphs: bool = Field(default=True, description="TensorRT: launch an inference's kernels at once")
 
-    instances: int = Field(default=1, ge=1, le=64, description="copies of a model that run side by side")
+    instances: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="copies of a model that run side by side; by default what pays for the network",
+    )
     intra_op_threads: int | None = Field(
         default=None, ge=1, description="of one inference; by default what pays for the network"
     )

@@ -38,6 +38,10 @@ class _Seat:
     memory: int
 
 
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
 class KeptEngine:
     """The engine of a bundle, which has answered its golden inputs correctly on this machine.
 
@@ -146,7 +150,13 @@ class KeptEngine:
 
     def _described_threads(self) -> str:
         on_cpu = self._info.spec.device == "CPUExecutionProvider"
-        return f"; {self._info.threads} threads an inference" if on_cpu else ""
+        if not on_cpu:
+            return ""
+        sharing = self._info.sharing
+        if sharing.instances == 1:
+            return f"; {_threads(sharing.threads)} an inference"
+        alone = f", {_threads(sharing.alone)} for one alone" if sharing.alone else ""
+        return f"; {sharing.instances} inferences side by side of {_threads(sharing.threads)} each{alone}"
 
     async def stop(self) -> None:
         """End the engine, after the batch that it is running."""

@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from lct_deploy.bundle import open_bundle
-from lct_deploy.cores import available_cores
 from lct_deploy.errors import UsageError
 from lct_deploy.runtime.base import RuntimeSpec
 from server.engine.batcher import Batch, Batcher, Request
@@ -15,10 +14,12 @@ from server.engine.config import BatchSizes
 from server.engine.connection import Connection
 from server.engine.defaults import (
     FILL_SECONDS,
+    Sharing,
+    computes_on_cpu,
     default_batch,
     default_fill_delay,
-    default_threads,
     multiply_adds,
+    share_cores,
 )
 
 OWNER = cast("Connection", None)  # a batcher hands it on unseen
@@ -120,8 +121,11 @@ def test_a_batch_waits_for_images_that_are_coming_and_fill_it_and_for_no_others(
 
 
 def test_only_where_decoding_takes_the_same_cores() -> None:
-    assert default_fill_delay("onnxruntime", "cpu") == default_fill_delay("openvino", "cpu") == FILL_SECONDS
-    assert default_fill_delay("onnxruntime", "cuda") == default_fill_delay("tensorrt-rtx", "cpu") == 0
+    assert computes_on_cpu("onnxruntime", "cpu")
+    assert computes_on_cpu("openvino", "cpu")
+    assert not computes_on_cpu("onnxruntime", "cuda")
+    assert not computes_on_cpu("tensorrt-rtx", "cpu")
+    assert (default_fill_delay(on_cpu=True), default_fill_delay(on_cpu=False)) == (FILL_SECONDS, 0)
 
 
 def test_what_is_past_its_deadline_is_not_run() -> None:
@@ -212,23 +216,55 @@ def test_batch_sizes_follow_the_runtime(
     assert BatchSizes.of(spec(compiled, pads=pads), asked, usual=5) == BatchSizes(largest=largest, only=only)
 
 
+def cost_of(bundle: Path, arch: str, size: int) -> int | None:
+    manifest = open_bundle(bundle).manifest
+    pixels = manifest.input.model_copy(update={"height": size, "width": size})
+    return multiply_adds(manifest.model_copy(update={"arch": arch, "input": pixels}))
+
+
 @pytest.mark.parametrize(
-    ("arch", "size", "batch", "threads"),
+    ("arch", "size", "batch", "sharing"),
     [
-        ("lct_resnet20", 28, 8, 1),
-        ("resnet18", 64, 8, available_cores()),
-        ("lct_resnet50", 224, 1, available_cores()),
-        ("onnx", 28, 1, available_cores()),
+        ("lct_resnet20", 28, 8, Sharing(instances=1, threads=1)),
+        ("resnet18", 64, 8, Sharing(instances=1, threads=6)),
+        ("lct_resnet50", 224, 1, Sharing(instances=2, threads=3, alone=6)),
+        ("onnx", 28, 1, Sharing(instances=1, threads=6)),
     ],
 )
 def test_defaults_are_chosen_by_what_the_network_costs(
-    demo_bundle: Path, arch: str, size: int, batch: int, threads: int
+    demo_bundle: Path, arch: str, size: int, batch: int, sharing: Sharing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = open_bundle(demo_bundle).manifest
-    pixels = manifest.input.model_copy(update={"height": size, "width": size})
-    cost = multiply_adds(manifest.model_copy(update={"arch": arch, "input": pixels}))
-    assert (default_batch(cost), default_threads(cost, 1)) == (batch, threads)
-    assert default_threads(cost, 1000) == 1
+    monkeypatch.setattr("server.engine.defaults.available_cores", lambda: 6)
+    cost = cost_of(demo_bundle, arch, size)
+    assert default_batch(cost) == batch
+    assert share_cores(cost, None, None, on_cpu=True) == sharing
+
+
+@pytest.mark.parametrize(
+    ("instances", "threads", "on_cpu", "cores", "sharing"),
+    [
+        (1, None, True, 6, Sharing(instances=1, threads=6)),
+        (4, None, True, 6, Sharing(instances=4, threads=1)),
+        (1000, None, True, 6, Sharing(instances=1000, threads=1)),
+        (None, 5, True, 6, Sharing(instances=1, threads=5)),
+        (3, 2, True, 6, Sharing(instances=3, threads=2)),
+        (None, None, True, 1, Sharing(instances=1, threads=1)),
+        (None, None, True, 3, Sharing(instances=2, threads=1, alone=3)),
+        (None, None, False, 6, Sharing(instances=1, threads=6)),
+    ],
+)
+def test_a_large_network_shares_the_cores_as_it_is_told(
+    demo_bundle: Path,
+    instances: int | None,
+    threads: int | None,
+    on_cpu: bool,
+    cores: int,
+    sharing: Sharing,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.engine.defaults.available_cores", lambda: cores)
+    cost = cost_of(demo_bundle, "lct_resnet50", 224)
+    assert share_cores(cost, instances, threads, on_cpu=on_cpu) == sharing
 
 
 def test_more_images_than_an_engine_takes_are_refused_with_the_command_that_mends_it() -> None:

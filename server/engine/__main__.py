@@ -18,7 +18,14 @@ from lct_deploy.errors import LctDeployError
 from lct_deploy.golden import check_golden
 from lct_deploy.runtime import Runtime, RuntimeOptions, open_bundled
 from server.engine.config import BatchSizes, EngineConfig, EngineInfo
-from server.engine.defaults import default_batch, default_fill_delay, default_threads, multiply_adds
+from server.engine.defaults import (
+    Sharing,
+    computes_on_cpu,
+    default_batch,
+    default_fill_delay,
+    multiply_adds,
+    share_cores,
+)
 from server.engine.engine import Engine
 from server.engine.process import Failure
 from server.garbage import keep_for_good
@@ -39,9 +46,11 @@ def main() -> None:
     try:
         bundle = open_bundle(config.bundle)
         cost = multiply_adds(bundle.manifest)
-        threads = config.threads or default_threads(cost, config.instances)
-        options = replace(config.options, threads=threads, max_batch=config.max_batch or default_batch(cost))
-        runtimes = _open(bundle, config, options)
+        on_cpu = computes_on_cpu(config.runtime, config.options.provider)
+        sharing = share_cores(cost, config.instances, config.threads, on_cpu=on_cpu)
+        options = replace(config.options, max_batch=config.max_batch or default_batch(cost))
+        runtimes = _open_instances(bundle, config, options, sharing)
+        alone = _open(bundle, config, options, sharing.alone) if sharing.alone else None
         sizes = BatchSizes.of(runtimes[0].spec, config.max_batch, usual=default_batch(cost))
     except LctDeployError as error:
         failure = Failure(error=type(error).__name__, message=error.message, hint=error.hint)
@@ -51,34 +60,44 @@ def main() -> None:
     engine = Engine(
         runtimes,
         sizes,
+        alone=alone,
         max_delay=config.max_delay,
-        fill_delay=default_fill_delay(config.runtime, options.provider),
+        fill_delay=default_fill_delay(on_cpu=on_cpu),
         control=control,
         running=running,
     )
     keep_for_good()
-    control.send(_info(bundle, runtimes[0], threads, sizes).model_dump_json().encode())
+    control.send(_info(bundle, runtimes[0], sharing, sizes).model_dump_json().encode())
     # Nobody kills an engine that hangs once its parent has gone; otherwise it ends by itself.
     end_with(control, ORPHAN_SECONDS)
     engine.run()
-    for runtime in runtimes:
+    for runtime in dict.fromkeys((*runtimes, *filter(None, [alone]))):
         runtime.close()
 
 
-def _open(bundle: Bundle, config: EngineConfig, options: RuntimeOptions) -> list[Runtime]:
-    """Runtimes that have answered the golden inputs, each: first inferences are slow ones."""
-    runtimes = list[Runtime]()
-    for _ in range(config.instances):
-        runtimes.append(open_bundled(bundle, config.runtime, options, config.precision))
-        check_golden(bundle, runtimes[-1], images=WARM_UP_IMAGES)
-    return runtimes
+def _open_instances(
+    bundle: Bundle, config: EngineConfig, options: RuntimeOptions, sharing: Sharing
+) -> list[Runtime]:
+    """A runtime for each instance; of onnxruntime without threads one for all, whose weights they share."""
+    first = _open(bundle, config, options, sharing.threads)
+    if config.runtime == "onnxruntime" and options.provider == "cpu" and sharing.threads == 1:
+        return [first] * sharing.instances
+    others = range(1, sharing.instances)
+    return [first, *(_open(bundle, config, options, sharing.threads) for _ in others)]
 
 
-def _info(bundle: Bundle, runtime: Runtime, threads: int, sizes: BatchSizes) -> EngineInfo:
+def _open(bundle: Bundle, config: EngineConfig, options: RuntimeOptions, threads: int) -> Runtime:
+    """A runtime that has answered the golden inputs: first inferences are slow ones."""
+    runtime = open_bundled(bundle, config.runtime, replace(options, threads=threads), config.precision)
+    check_golden(bundle, runtime, images=WARM_UP_IMAGES)
+    return runtime
+
+
+def _info(bundle: Bundle, runtime: Runtime, sharing: Sharing, sizes: BatchSizes) -> EngineInfo:
     return EngineInfo(
         manifest_sha256=sha256_file(bundle.path / MANIFEST),
         spec=runtime.spec,
-        threads=threads,
+        sharing=sharing,
         max_batch=sizes.largest,
     )
 

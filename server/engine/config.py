@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lct_deploy.errors import UsageError
 from lct_deploy.manifest import Precision
 from lct_deploy.runtime.base import RuntimeOptions, RuntimeSpec
+from server.engine.defaults import Sharing
 from server.observability.logs import LogFormat
 
 
@@ -21,7 +22,7 @@ class EngineConfig(BaseModel):
     precision: Precision | None
     options: RuntimeOptions
     threads: int | None = Field(default=None, ge=1, description="None: what pays for the network")
-    instances: int = Field(ge=1, description="copies of the model, each running batches of its own")
+    instances: int | None = Field(default=None, ge=1, description="None: what pays for the network")
     max_batch: int | None = Field(default=None, ge=1, description="None: what pays for the network")
     max_delay: float = Field(ge=0, description="seconds that a batch waits to be filled")
     log_level: str = "info"
@@ -35,7 +36,7 @@ class EngineInfo(BaseModel):
 
     manifest_sha256: str
     spec: RuntimeSpec
-    threads: int = Field(description="of one inference on the CPU")
+    sharing: Sharing
     max_batch: int
 
 

@@ -42,6 +42,9 @@ class Engine:
 
     Each lane is a thread. Whichever is idle listens to the sockets until there is a batch, and leaves
     that to the next idle one when it goes to compute: with one lane no request passes between threads.
+
+    `alone` has the threads of all lanes. It runs a batch that nothing runs or waits beside, and until that
+    is done no lane begins another.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class Engine:
         runtimes: Sequence[Runtime],
         sizes: BatchSizes,
         *,
+        alone: Runtime | None,
         max_delay: float,
         fill_delay: float,
         control: socket.socket,
         running: NDArray[np.float64],
     ) -> None:
+        self._alone, self._running = alone, running
         self._batcher = Batcher(sizes, max_delay=max_delay, fill_delay=fill_delay, coming=self._coming)
         self._connections: set[Connection] = set()
         self._recorder = Recorder()
@@ -77,28 +82,29 @@ class Engine:
         """Work until the parent closes its end; what is running then is finished first."""
         self._selector.register(self._control, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        others = [threading.Thread(target=lane.run, daemon=True) for lane in self._lanes[1:]]
+        others = [threading.Thread(target=lane.work, daemon=True) for lane in self._lanes[1:]]
         for thread in others:
             thread.start()
-        self._lanes[0].run()
+        self._lanes[0].work()
         for thread in others:
             thread.join(STOP_SECONDS)
+        for connection in self._connections:
+            connection.close()
+        self._selector.close()
 
-    def next_batch(self) -> Batch | None:
-        """Listen until there is a batch for the calling lane; None once the parent has gone."""
+    def run_next(self, lane: "Lane") -> bool:
+        """Listen until there is a batch, and run it in the calling `lane`; False once the parent has gone."""
         with self._listening:
-            wait: float | None = 0
-            while not self._orphaned:
-                self._listen(wait)
-                found = self._batcher.take()
-                if isinstance(found, Batch):
-                    if found.parts:
-                        return found
-                    self.end(found.expired, Status.EXPIRED)
-                    wait = 0
-                else:
-                    wait = found
-            return None
+            batch = self._next_batch()
+            if batch is None:
+                return False
+            alone = self._alone if self._nothing_beside() else None
+            lane.begin(batch)
+            if alone is not None:
+                lane.run(batch, alone)
+        if alone is None:
+            lane.run(batch, lane.runtime)
+        return True
 
     def finish(self, batch: Batch) -> None:
         """A batch has been run: answer the requests that have ended with it."""
@@ -117,6 +123,24 @@ class Engine:
             self._recorder.request(ok=ended == Status.OK, queue=queued, total=now - request.arrived)
         for connection, done in answers.items():
             connection.answer(done)
+
+    def _next_batch(self) -> Batch | None:
+        wait: float | None = 0
+        while not self._orphaned:
+            self._listen(wait)
+            found = self._batcher.take()
+            if isinstance(found, Batch):
+                if found.parts:
+                    return found
+                self.end(found.expired, Status.EXPIRED)
+                wait = 0
+            else:
+                wait = found
+        return None
+
+    def _nothing_beside(self) -> bool:
+        """Whether no lane computes, and no image waits or is being decoded."""
+        return not (self._running.any() or self._batcher.rows or self._coming())
 
     def _coming(self) -> int:
         """Images that HTTP processes are decoding."""
@@ -204,44 +228,44 @@ class Lane:
     """A thread that runs one batch at a time."""
 
     def __init__(self, runtime: Runtime, engine: Engine, running: NDArray[np.float64], largest: int) -> None:
-        self._runtime, self._engine, self._running = runtime, engine, running
+        self.runtime, self._engine, self._running = runtime, engine, running
         spec = runtime.spec
         self._images = np.empty((largest, spec.height, spec.width, 3), np.uint8)
 
-    def run(self) -> None:
-        engine = self._engine
-        while (batch := engine.next_batch()) is not None:
-            self._running[0] = time.monotonic()
-            self._mark(batch)
-            self._compute(batch)
-            self._running[0] = 0
-            engine.finish(batch)
+    def work(self) -> None:
+        while self._engine.run_next(self):
+            pass
 
-    def _mark(self, batch: Batch) -> None:
-        """From here on these requests are lost if the process dies."""
-        now = time.monotonic()
+    def begin(self, batch: Batch) -> None:
+        """From here on the lane computes, and these requests are lost if the process dies."""
+        now = self._running[0] = time.monotonic()
         for part in batch.parts:
             part.request.started = part.request.started or now
             part.request.batch = max(part.request.batch, batch.rows)
             part.request.owner.slots.mark(part.slots, State.RUNNING)
 
-    def _compute(self, batch: Batch) -> None:
+    def run(self, batch: Batch, runtime: Runtime) -> None:
+        self._compute(batch, runtime)
+        self._running[0] = 0
+        self._engine.finish(batch)
+
+    def _compute(self, batch: Batch, runtime: Runtime) -> None:
         try:
-            self._run_batch(batch)
+            self._run_batch(batch, runtime)
         except Exception:
             if len(batch.parts) > 1:
                 logger.warning("a batch of %d failed; its requests are run one by one", batch.rows)
                 for part in batch.parts:
-                    self._compute(Batch(parts=[part]))
+                    self._compute(Batch(parts=[part]), runtime)
                 return
             logger.exception("a request failed in the runtime")
             batch.parts[0].request.failed = True
 
-    def _run_batch(self, batch: Batch) -> None:
+    def _run_batch(self, batch: Batch, runtime: Runtime) -> None:
         began = time.perf_counter()
         images = self._gather(batch)
         gathered = time.perf_counter()
-        logits = self._runtime.infer(images)
+        logits = runtime.infer(images)
         computed = time.perf_counter()
         self._scatter(batch, logits)
         for part in batch.parts:
