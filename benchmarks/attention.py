@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -106,11 +106,13 @@ def main() -> None:
                 rounds = max(3 * arguments.rounds // (batch + 2), SELDOM)
                 setting = Setting(precision=precision, batch=batch, threads=threads, rounds=rounds)
                 files = _save(graphs, setting, Path(name))
+                lowest = list(_floors(graphs[PLAIN]["portable"], setting))
                 for process in range(arguments.processes):
                     pairs += _apart(_measure_graphs, files, setting, process)
+                    # In between: a machine may be faster or slower for minutes.
+                    pairs += measure(lowest, replace(setting, rounds=SELDOM), first=process * SELDOM)
                 if precision == "fp32":
                     pairs += _apart(_measure_torch, setting)
-                pairs += measure(list(_floors(graphs[PLAIN]["portable"], setting)), setting)
     replace_rows(arguments.output, [asdict(pair) for pair in pairs], by=("precision", "batch"))
 
 
