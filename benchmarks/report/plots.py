@@ -123,6 +123,16 @@ def _svg(draw: Callable[[Figure], None], *, width: float, height: float) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
+        _settle(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Fix the axes where the layout puts them, in whole thousandths: its last bits differ from run to run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position().bounds
+        axes.set_position((round(left, 3), round(bottom, 3), round(width, 3), round(height, 3)))
