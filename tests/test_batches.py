@@ -321,7 +321,9 @@ try:
 except LctDeployError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
     assert "a process that decodes images has died" in done.stdout, done.stderr
 
 
