@@ -170,6 +170,21 @@ def test_a_signal_ends_all_processes_between_two_steps(data: Path, tmp_path: Pat
     assert not output.exists()
 
 
+_THREADS_LEFT = """
+import atexit, os
+atexit.register(lambda: print(len(os.listdir("/proc/self/task")), "thread"))
+from lct_deploy.cli import main
+main()
+"""
+
+
+def test_no_thread_of_the_group_is_left_when_python_ends(data: Path, tmp_path: Path) -> None:
+    """One that frees a tensor then aborts the process, after all of the work is done."""
+    options = ("--epochs", 1, "--batch-size", 121, "-o", tmp_path / "model.pt")
+    ends = finish(launch("-c", _THREADS_LEFT, "train", "--data", data, *options))
+    assert [(code, out.splitlines()[-1]) for code, out, _ in ends] == [(0, "1 thread")] * PROCESSES, ends
+
+
 _CUT_OFF = """
 import os, time, torch
 from torch import distributed as dist

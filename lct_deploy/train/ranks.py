@@ -13,6 +13,10 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
+
+# Its functions keep what is the default group when it is first imported, for good; the end of the process
+# would then find that group's threads at work, and abort. A network in a group imports it.
+import torch.distributed.nn  # pyright: ignore[reportUnusedImport]
 from torch import Tensor
 from torch import distributed as dist
 
