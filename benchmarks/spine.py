@@ -41,7 +41,11 @@ def main() -> None:
         bundle = work / "demo"
         jobs: list[tuple[str, int, Callable[[], tuple[float, int]]]] = [
             ("import lct_deploy", 5, lambda: seconds_of([sys.executable, "-c", "import lct_deploy"])),
-            ("import server.run", 5, lambda: seconds_of([sys.executable, "-c", "import server.run"])),
+            (
+                "import server.http_server",
+                5,
+                lambda: seconds_of([sys.executable, "-c", "import server.http_server"]),
+            ),
             ("export demo", 2, lambda: _export(DEMO_CHECKPOINT, bundle)),
             ("serve demo: start to ready", 5, lambda: start_to_ready(bundle)),
             ("export lct_resnet50, 224 pixels", 2, lambda: _export(checkpoint, work / "r50")),

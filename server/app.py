@@ -3,11 +3,13 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.params import Depends as Dependency
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import lct_deploy
+from server.auth import ApiKeys, Group
 from server.cards import cards_router
 from server.classify import Classifications, classify_router
 from server.draining import DrainMiddleware
@@ -40,8 +42,8 @@ def build_app(service: Service) -> ASGIApp:
     documented.include_router(health_router(service))
     documented.include_router(classify_router(classifications))
     documented.include_router(v2_router(service, inferences))
-    documented.include_router(cards_router(service.models), dependencies=[service.keys.require("infer")])
-    documented.include_router(metrics_router(service), dependencies=[service.keys.require("metrics")])
+    documented.include_router(cards_router(service.models), dependencies=[_needs_key(service.keys, "infer")])
+    documented.include_router(metrics_router(service), dependencies=[_needs_key(service.keys, "metrics")])
     documented.include_router(page := page_router())
     shortcuts = {"/v1/classify": classifications.answer, **dict.fromkeys(INFER, inferences.answer)}
     app: ASGIApp = Shortcut(documented, shortcuts, on_error=error_response)
@@ -53,6 +55,13 @@ def build_app(service: Service) -> ASGIApp:
     app = DrainMiddleware(app, service.drain)
     assets = frozenset(getattr(route, "path", "") for route in page.routes)
     return ObservabilityMiddleware(app, service.metrics, service.tracer, quiet=assets)
+
+
+def _needs_key(keys: ApiKeys, group: Group) -> Dependency:
+    async def check(request: Request) -> None:
+        keys.check(request, group)
+
+    return Depends(check)
 
 
 def _new_fastapi(service: Service) -> FastAPI:

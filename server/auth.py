@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
 
-from fastapi import Depends, Request
-from fastapi.params import Depends as Dependency
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from lct_deploy.errors import UsageError
 from server.problems import Problem
@@ -50,14 +49,6 @@ class ApiKeys:
             raise Problem(403, "administration is off; start the server with LCT_ADMIN_KEYS")
         if digests and not _is_among(request.headers.get("authorization", ""), digests):
             raise Problem(401, f"this needs an API key of the group {group}", {"WWW-Authenticate": "Bearer"})
-
-    def require(self, group: Group) -> Dependency:
-        """`check` for a router's `dependencies`."""
-
-        async def check(request: Request) -> None:
-            self.check(request, group)
-
-        return Depends(check)
 
 
 def _is_among(authorization: str, digests: list[bytes]) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import Request
+from starlette.requests import Request
 
 from server.problems import ClientGoneError, Problem
 from server.refusals import ServerBusyError

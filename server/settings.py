@@ -19,8 +19,11 @@ class ServerSettings(BaseSettings):
     bundles: tuple[Path, ...] = Field(min_length=1, description="bundles, or repositories of them")
     host: str = Field(default="127.0.0.1", description="this machine only; 0.0.0.0 for all networks")
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one")
-    workers: int = Field(
-        default=1, ge=1, le=64, description="processes that read and decode, in front of the same engines"
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="processes that read and decode, in front of the same engines; by default what pays",
     )
     log_level: str = Field(
         default="info",
@@ -62,7 +65,7 @@ class ServerSettings(BaseSettings):
         default=None, ge=1, description="of one inference; by default what pays for the network"
     )
     decode_threads: int = Field(
-        default_factory=lambda data: max(1, available_cores() // (2 * data.get("workers", 1))),
+        default_factory=lambda data: max(1, available_cores() // (2 * (data.get("workers") or 1))),
         ge=1,
         description="of each worker; see server/decoding.py",
     )
@@ -93,6 +96,11 @@ class ServerSettings(BaseSettings):
     hang_seconds: float = Field(default=60, gt=0, description="for one batch; then its engine is restarted")
     drain_seconds: float = Field(default=2, ge=0, description="after SIGTERM: not ready, but still serving")
     shutdown_seconds: int = Field(default=30, ge=0, description="for requests in flight to finish")
+
+    @property
+    def processes(self) -> int:
+        """That answer requests: the workers, or the one process that does all."""
+        return self.workers or 1
 
     @model_validator(mode="after")
     def _check(self) -> "ServerSettings":

@@ -17,17 +17,22 @@ from PIL import Image
 
 from lct_deploy.sample import load_sample
 
+_USUAL: Mapping[str, object] = {"drain_seconds": 0, "workers": 1}
+
 
 class Server:
     """`lct-deploy serve` in a process of its own, ready when constructed; LCT_… settings by keyword.
+
+    One worker, unless told otherwise: what holds for several is for tests of those. None is the default.
 
     As a context manager it has to end as it should: exit code 0, no traceback.
     """
 
     def __init__(self, *arguments: object, **settings: object) -> None:
         command = [sys.executable, "-m", "lct_deploy", "serve", *map(str, arguments), "--port", "0"]
-        told = {f"LCT_{name.upper()}": str(value) for name, value in settings.items()}
-        environment: Mapping[str, str] = {**os.environ, "LCT_DRAIN_SECONDS": "0", **told}
+        told = {f"LCT_{name.upper()}": value for name, value in {**_USUAL, **settings}.items()}
+        variables: Mapping[str, object] = {**os.environ, **told}
+        environment = {name: str(value) for name, value in variables.items() if value is not None}
         # No pipe: one that nobody reads fills up, and the server waits.
         self._log = os.memfd_create("log")
         weakref.finalize(self, os.close, self._log)

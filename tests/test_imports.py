@@ -18,6 +18,8 @@ PACKAGES = ("lct_deploy", "exporters", "server", "benchmarks")
 # Loaded by serving, predict and inspect: must import where torch and onnx are absent.
 TORCH_FREE = [
     "server.run",
+    "server.alone",
+    "server.workers.supervisor",
     "lct_deploy.cli",
     "lct_deploy.demo",
     "lct_deploy.predictions",
@@ -72,12 +74,18 @@ def test_serving_imports_without_torch_and_onnx(module: str) -> None:
 
 
 def test_serving_loads_nothing_of_a_gpu_unless_asked() -> None:
-    code = (
-        "import sys, server.run, lct_deploy.cli, lct_deploy.runtime.onnxruntime; print(sorted(sys.modules))"
-    )
+    modules = "server.alone, server.workers.supervisor, lct_deploy.cli, lct_deploy.runtime.onnxruntime"
+    code = f"import sys, {modules}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in ast.literal_eval(done.stdout)}
     assert not loaded & {"cuda", "tensorrt", "tensorrt_rtx", "triton", "torch", "openvino"}
+
+
+def test_a_supervisor_is_there_before_its_workers_have_loaded_http() -> None:
+    code = "import sys, server.run, server.workers.supervisor; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ast.literal_eval(done.stdout)}
+    assert not loaded & {"fastapi", "uvicorn", "onnxruntime"}
 
 
 def test_the_command_line_starts_before_what_its_commands_need() -> None:

@@ -1,6 +1,7 @@
 """Several workers in front of the same engines: one server, whatever happens to one of its processes."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,14 +15,18 @@ from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from exporters.options import ExportOptions
+from lct_deploy.cores import available_cores
 from lct_deploy.sample import DEMO_CHECKPOINT
 from server.settings import ServerSettings
+from server.workers.defaults import MOST, settled
 from server.workers.shares import environment_of, share_of
 from tests.conftest import QuickCli, export
 from tests.leaving import Callers, closing_request
@@ -345,6 +350,51 @@ def test_requests_in_flight_are_answered_and_the_drain_is_told(demo_bundle: Path
 
 
 # Settings
+
+
+def test_a_small_network_has_a_worker_a_core_unless_told_otherwise(demo_bundle: Path) -> None:
+    with Server(demo_bundle, workers=None) as server, httpx.Client(base_url=server.url) as http:
+        assert len(server.workers()) == min(available_cores(), MOST)
+        assert classify(http, encoded()).status_code == 200
+
+
+@pytest.fixture
+def large(demo_bundle: Path, tmp_path: Path) -> Path:
+    """A manifest of LCT-ResNet50 at 224 pixels; more than that is not read."""
+    manifest = json.loads((demo_bundle / "manifest.json").read_text())
+    manifest["arch"], manifest["name"] = "lct_resnet50", "large"
+    manifest["input"].update(height=224, width=224)
+    path = tmp_path / "large"
+    path.mkdir()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def test_who_needs_the_cores_for_networks_has_one(
+    demo_bundle: Path, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.workers.defaults.available_cores", lambda: 3)
+
+    def workers(*bundles: Path, **settings: Any) -> int:
+        return settled(ServerSettings(bundles=bundles, **settings)).processes
+
+    assert workers(demo_bundle) == 3
+    assert workers(demo_bundle, workers=2) == 2
+    assert workers(large) == 1
+    assert workers(demo_bundle, large) == 1
+    assert workers(demo_bundle, provider="cuda") == 1
+    assert workers(demo_bundle, runtime="tensorrt-rtx") == 1
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/metrics")
+    assert workers(demo_bundle) == 1
+
+
+def test_decoding_threads_follow_the_workers(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("server.workers.defaults", "server.settings"):
+        monkeypatch.setattr(f"{module}.available_cores", lambda: 8)
+    key = SecretStr("0123456789abcdef")
+    found = settled(ServerSettings(bundles=(demo_bundle,), max_queue=100, infer_keys=key))
+    assert (found.workers, found.decode_threads, found.max_queue, found.infer_keys) == (MOST, 1, 100, key)
+    assert settled(ServerSettings(bundles=(demo_bundle,), decode_threads=3)).decode_threads == 3
 
 
 def test_a_worker_is_told_everything_and_its_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -279,7 +279,9 @@ def of_start() -> list[Row]:
         bundle = Path(directory) / "demo"
         seconds_of([sys.executable, "-m", "lct_deploy", "export", str(DEMO_CHECKPOINT), "-o", str(bundle)])
         jobs = {
-            "import server.run": lambda: seconds_of([sys.executable, "-c", "import server.run"])[0],
+            "import server.http_server": lambda: seconds_of(
+                [sys.executable, "-c", "import server.http_server"]
+            )[0],
             "start to ready": lambda: start_to_ready(bundle)[0],
         }
         return [

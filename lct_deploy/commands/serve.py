@@ -14,7 +14,7 @@ def serve_command(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles, or repositories of them.")],
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8000; 0 takes a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read and decode images.")] = None,
+    workers: Annotated[int | None, typer.Option(help="That read and decode; default: what pays.")] = None,
     runtime: Annotated[
         str | None, typer.Option(help="onnxruntime (default), openvino, tensorrt, tensorrt-rtx.")
     ] = None,

@@ -74,7 +74,7 @@ def _model_of(labels: Mapping[str, str]) -> tuple[str, str] | None:
 def _counted(service: Service) -> list[Collector]:
     if is_shared():  # of the process itself there is nothing then: the next scrape may meet another
         together = MultiProcessCollector(None)
-        return [_OfServed(together, service.models) if service.settings.workers > 1 else together]
+        return [_OfServed(together, service.models) if service.settings.processes > 1 else together]
     process = CollectorRegistry()
     ProcessCollector(registry=process)
     return [service.metrics.registry, process]

@@ -48,6 +48,11 @@ def _place() -> str | None:
     return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
 
 
+def worker_name(number: int) -> str:
+    """By which a worker counts."""
+    return f"worker{number}"
+
+
 def count_as(name: str) -> None:
     """Metrics that this process makes from now on are its own, by this name."""
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: name)

@@ -116,6 +116,12 @@ class Worker:
     def kill(self) -> None:
         self._process.kill()
 
+    def end(self) -> None:
+        """Nothing is left of it on return, whatever it was doing."""
+        self._channel.close()
+        self._process.kill()
+        self._wait()
+
     def serve(self, offers: Sequence[Offer]) -> Awaitable[None]:
         # A name at a time: few descriptors in each message.
         by_name = groupby(sorted(offers, key=_name), _name)

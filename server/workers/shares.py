@@ -13,7 +13,7 @@ PREFIX = "LCT_"
 
 def share_of(settings: ServerSettings) -> ServerSettings:
     """For one worker: its part of what may wait and be held, at least what one request may need."""
-    workers, held = settings.workers, settings.max_buffered_bytes
+    workers, held = settings.processes, settings.max_buffered_bytes
     return settings.model_copy(
         update={
             "max_queue": max(settings.max_queue // workers, settings.max_images),

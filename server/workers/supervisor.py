@@ -19,11 +19,10 @@ from server.repository import OwnedRepository
 from server.service import CLOSE_SECONDS, open_tracer
 from server.settings import ServerSettings
 from server.workers.accepting import Loads
-from server.workers.counting import counted_together, forget_gauges
+from server.workers.counting import counted_together, forget_gauges, worker_name
 from server.workers.process import Worker
 from server.workers.shares import share_of
 from server.workers.usage import SECONDS, Usage
-from server.workers.worker import worker_name
 
 STEADY_SECONDS = 10.0  # after which a worker's end has nothing to do with its start
 LONGEST_PAUSE = 30.0  # seconds between two attempts to start a worker
@@ -42,8 +41,6 @@ def supervise(settings: ServerSettings, listener: socket.socket) -> None:
     with _tidy_on_sigterm(), counted_together("supervisor") as directory:
         metrics = Metrics()
         repository = OwnedRepository(share, metrics)
-        repository.launch()
-        listen(listener)
         asyncio.run(_Supervisor(share, listener, metrics, repository, directory).run())
 
 
@@ -72,29 +69,31 @@ class _Supervisor:
     ) -> None:
         self._settings, self._listener = settings, listener
         self._restarts, self._repository, self._directory = metrics.worker_restarts, repository, directory
-        self._loads = Loads.create(settings.workers)
+        self._loads = Loads.create(settings.processes)
         self._workers: dict[int, Worker] = {}
         self._stopping, self._hurried = asyncio.Event(), asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        self._repository.watch()
-        self._hear_signals()
         telling = asyncio.get_running_loop().create_task(_tell_usage())
         try:
-            keepers = await self._start_all()
+            workers = [self._launch(number) for number in range(1, self._settings.processes + 1)]
+            self._repository.launch()  # while they import what they need
+            self._repository.watch()
+            self._hear_signals()
+            listen(self._listener)
+            keepers = await self._start(workers)
             print(url_of(self._listener), flush=True)
             await self._stopping.wait()
             await self._stop(keepers)
         finally:
             telling.cancel()
             for worker in self._workers.values():
-                worker.kill()  # of those that have ended, without effect
+                worker.end()  # of those that have ended, without effect
             await self._repository.close(CLOSE_SECONDS)
 
-    async def _start_all(self) -> "list[asyncio.Task[None]]":
-        """All workers, each kept running; raises RuntimeUnavailableError where one cannot start."""
-        workers = [self._launch(number) for number in range(1, self._settings.workers + 1)]
+    async def _start(self, workers: "list[Worker]") -> "list[asyncio.Task[None]]":
+        """Each takes requests and is kept running; raises RuntimeUnavailableError where one cannot start."""
         for worker, started in zip(workers, await asyncio.gather(*(w.start() for w in workers)), strict=True):
             if not started:
                 raise RuntimeUnavailableError(

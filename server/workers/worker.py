@@ -17,7 +17,7 @@ from server.orphans import end_with
 from server.service import Service
 from server.settings import ServerSettings
 from server.workers.accepting import Acceptor, Loads
-from server.workers.counting import VARIABLE, count_as
+from server.workers.counting import VARIABLE, count_as, worker_name
 from server.workers.given import GivenRepository
 from server.workers.usage import SECONDS, Usage
 
@@ -40,11 +40,6 @@ def work(number: int, link: socket.socket, listener: socket.socket, loads: Loads
     server.run(sockets=[])  # it lets in clients by itself
     if os.getppid() != supervisor:  # it has gone, and nobody else is left to do this
         shutil.rmtree(os.environ[VARIABLE], ignore_errors=True)
-
-
-def worker_name(number: int) -> str:
-    """By which a worker counts."""
-    return f"worker{number}"
 
 
 class _WorkerServer(HttpServer):
