@@ -196,8 +196,11 @@ def best_arrangement(bundle: Bundle, seconds: float) -> Arrangement:
     sizes = {a.profiles[0].opt for a in bundle.manifest.artifacts if a.kind == "compiled"}
     found = list(arrangements(available_cores(), tuple(sorted(sizes.union(BATCHES)))))
     short = max(seconds / 2, 1.0)
-    done = {a: in_process(bundle, a, short) for a in track(found, "arrangements", total=len(found))}
-    return max(done, key=lambda arrangement: done[arrangement])
+    done = dict.fromkeys(found, 0.0)
+    # Twice, and not in succession: where the machine is slow for a moment, that must not decide.
+    for arrangement in track(2 * found, "arrangements", total=2 * len(found)):
+        done[arrangement] = max(done[arrangement], in_process(bundle, arrangement, short))
+    return max(found, key=lambda arrangement: done[arrangement])
 
 
 def in_process(bundle: Bundle, arrangement: Arrangement, seconds: float) -> float:
