@@ -14,7 +14,7 @@ from benchmarks.quartiles import Quartiles
 from benchmarks.report.plots import Dots, ratio_plot
 from benchmarks.report.section import Section, Shown
 from benchmarks.report.sources import Results, Source
-from benchmarks.report.tables import ABSENT, digits, ratio, table
+from benchmarks.report.tables import ABSENT, digits, place, ratio, table
 
 MODELS = {"lct_resnet50": "LCT", "se_resnet50": "SE"}
 LCT = "lct_resnet50"
@@ -24,7 +24,7 @@ FLOOR = "floor"
 RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
-Group = tuple[str, ...]  # precision, batch
+Group = tuple[str, str]  # precision, batch
 PIXELS = 224  # of a side
 
 
@@ -102,7 +102,7 @@ def groups(source: Source) -> Mapping[Group, Series]:
             for column in ("milliseconds", "base_milliseconds")
         )
         found.setdefault((precision, batch), {})[model, form] = Pairs(milliseconds=own, base=base)
-    return found
+    return {group: found[group] for group in sorted(found, key=lambda group: place(*group))}
 
 
 def _show(source: Source, _: Results) -> Shown:

@@ -7,7 +7,7 @@ from benchmarks.quartiles import Quartiles
 from benchmarks.report.plots import Dots, ratio_plot
 from benchmarks.report.section import Section, Shown
 from benchmarks.report.sources import Results, Rows, Source, numbers
-from benchmarks.report.tables import ABSENT, digits, ratio, table
+from benchmarks.report.tables import ABSENT, digits, place, ratio, table
 
 OURS = "lct-deploy"
 UNSTABLE = " !"
@@ -65,11 +65,12 @@ def is_ours(name: str) -> bool:
 
 
 def cases(source: Source) -> list[Case]:
-    """In the order of the rows."""
-    return [
+    """By network, precision and batch."""
+    found = [
         Case(network=arch, precision=precision, batch=batch, rows={_name(row): row for row in rows})
         for (arch, precision, batch), rows in source.groups("arch", "precision", "batch").items()
     ]
+    return sorted(found, key=lambda case: (case.network, place(case.precision, case.batch)))
 
 
 def _name(row: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from benchmarks.report import accuracy, attention, peers, serving
 from benchmarks.report.section import Section
 from benchmarks.report.sources import Results
-from benchmarks.report.tables import digits, ratio, table
+from benchmarks.report.tables import digits, place, ratio, table
 
 NETWORK = "lct_resnet50"
 _HEADER = (
@@ -44,10 +44,11 @@ def _network_lines(results: Results, document: str) -> Iterator[list[str]]:
             for case in (peers.cases(others) if others else ())
             if case.network == NETWORK
         }
-        for group in dict.fromkeys((*overheads, *(group for group, best in beside.items() if best))):
-            overhead, best = overheads.get(group), beside.get((group[0], group[1]))
+        measured = {*overheads, *(group for group, best in beside.items() if best)}
+        for precision, batch in sorted(measured, key=lambda group: place(*group)):
+            overhead, best = overheads.get((precision, batch)), beside.get((precision, batch))
             yield [
-                f"`{machine}`, {group[0]}, batch {group[1]}",
+                f"`{machine}`, {precision}, batch {batch}",
                 ratio(overhead.over_plain) if overhead else _absent(attention.SECTION, document),
                 digits(overhead.over_floor) if overhead and overhead.floor else "not measured",
                 str(best) if best else _absent(peers.SECTION, document),

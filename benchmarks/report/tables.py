@@ -7,6 +7,7 @@ from benchmarks.quartiles import Quartiles
 from benchmarks.report.sources import Rows, Source, numbers
 
 ABSENT = "–"
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _NUMBERS = re.compile(r"(?:[-+*–\d.,%!()\[\]/ ]|to|ms|Gop/s|GB/s)*")
 
 
@@ -16,6 +17,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     right = [all(_NUMBERS.fullmatch(row[index]) for row in lines) for index in range(1, len(header))]
     rule = "|".join(["---", *("---:" if number else "---" for number in right)])
     return "\n".join([_line(header), f"|{rule}|", *map(_line, lines)]) + "\n"
+
+
+def place(precision: str, batch: str) -> tuple[int, int]:
+    """For sorting: readers compare lines that follow each other, in whatever order they were measured."""
+    return _PRECISIONS.index(precision), int(batch)
 
 
 def ratio(value: Quartiles | None, *, mark: str = "") -> str:
