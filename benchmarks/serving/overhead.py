@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -48,6 +48,7 @@ from lct_deploy.errors import LctDeployError, UsageError
 from lct_deploy.progress import track
 from lct_deploy.sample import DEMO_CHECKPOINT
 
+T = TypeVar("T")
 CONNECTIONS = (8, 32)
 NOOP_CONNECTIONS = 16
 BATCHES = (1, 8)
@@ -142,7 +143,7 @@ class _Rounds:
     ) -> None:
         self._bundle, self._where, self._lengths = bundle, running.where, lengths
         self._arrangement = arrangement
-        self._connections = max(CONNECTIONS, key=self._throughput)
+        self._connections = best(CONNECTIONS, self._throughput, "callers")
         self._name = f"{bundle.manifest.name} ({bundle.manifest.arch}, {bundle.manifest.precision})"
 
     def measure(self, number: int, parts: Sequence[str]) -> Iterator[Row]:
@@ -196,11 +197,18 @@ def best_arrangement(bundle: Bundle, seconds: float) -> Arrangement:
     sizes = {a.profiles[0].opt for a in bundle.manifest.artifacts if a.kind == "compiled"}
     found = list(arrangements(available_cores(), tuple(sorted(sizes.union(BATCHES)))))
     short = max(seconds / 2, 1.0)
+    return best(found, lambda arrangement: in_process(bundle, arrangement, short), "arrangements")
+
+
+def best(found: Sequence[T], measure: Callable[[T], float], what: str) -> T:
+    """The one of which `measure` gives most.
+
+    Each is measured twice, and not in succession: a moment in which the machine is slow must not decide.
+    """
     done = dict.fromkeys(found, 0.0)
-    # Twice, and not in succession: where the machine is slow for a moment, that must not decide.
-    for arrangement in track(2 * found, "arrangements", total=2 * len(found)):
-        done[arrangement] = max(done[arrangement], in_process(bundle, arrangement, short))
-    return max(found, key=lambda arrangement: done[arrangement])
+    for one in track(2 * list(found), what, total=2 * len(found)):
+        done[one] = max(done[one], measure(one))
+    return max(found, key=lambda one: done[one])
 
 
 def in_process(bundle: Bundle, arrangement: Arrangement, seconds: float) -> float:
