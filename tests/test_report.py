@@ -131,6 +131,20 @@ def test_attention_over_the_plain_network_and_over_the_floor(results: Path, root
     assert f"| `{MACHINE}`, fp32, batch 2 | **1.200** [1.150, 1.250] | 1.50 | [not measured](" in headline
 
 
+def test_lines_are_in_one_order_whatever_was_measured_first(results: Path, root: Path) -> None:
+    measured = [("int8", 16), ("int8", 2), ("fp32", 16), ("fp32", 2)]
+    one = pairs("lct_resnet50", "library", [1.1])
+    rows = [replace(pair, precision=p, batch=b) for p, b in measured for pair in one]
+    write(results, f"attention-{MACHINE}", rows)
+    report = make_report(results, root)
+    for text in (report.files[README], section_of(report.files[DOCUMENT], "What attention costs on the CPU")):
+        found = [
+            (p, int(b))
+            for p, b in re.findall(r"^\| (?:`.*`, )?(\w+), batch (\d+) \| \*\*", text, re.MULTILINE)
+        ]
+        assert found == sorted(measured)
+
+
 def test_attention_in_openvino(results: Path, root: Path) -> None:
     rows = [*pairs("lct_resnet50", "openvino", [1.1, 1.2, 1.3]), *pairs("lct_resnet50", "dynamic", [2.0])]
     write(results, f"openvino-{MACHINE}", rows)

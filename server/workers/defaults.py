@@ -9,7 +9,7 @@ from server.settings import ServerSettings
 from server.sources import scan
 from server.workers.counting import VARIABLE
 
-MOST = 4  # decoding more than these do keeps the thread of a small network's inferences busy
+MOST = 4  # whether more would pay has not been measured, and each takes some 90 MB
 
 
 def settled(settings: ServerSettings) -> ServerSettings:
