@@ -225,6 +225,24 @@ def test_wrk_counts_answers_and_statuses() -> None:
 
 
 @needs_wrk
+def test_what_wrk_is_answered_while_it_warms_up_is_not_counted() -> None:
+    began = time.monotonic()
+    asked = 0
+
+    async def busy_at_first(number: int, own: int) -> bytes:
+        nonlocal began, asked
+        began = began if asked else time.monotonic()
+        asked += 1
+        return BUSY if time.monotonic() - began < 0.7 else OK
+
+    with http_server(busy_at_first) as url:
+        figures = throughput(small(url), connections=1, seconds=1)
+    assert figures.errors == {}
+    assert 0 < figures.ok < asked
+    assert figures.seconds == pytest.approx(1, abs=0.3)
+
+
+@needs_wrk
 def test_wrk_sends_every_body_in_turn() -> None:
     from benchmarks.serving import wrk
 

@@ -1,21 +1,36 @@
--- Sends the files named after `--` in turn, each a whole request, and prints what came of it as one line
--- of JSON. `wrk.py` runs it.
+-- Sends the files named after `--` and the seconds of the warm-up in turn, each a whole request, and prints
+-- what came of it since then as one line of JSON. `wrk.py` runs it.
+
+local ffi = require("ffi")
+ffi.cdef[[
+typedef struct { long seconds, nanoseconds; } moment;
+int clock_gettime(int clock, moment *now);
+]]
+local MONOTONIC = 1
 
 local requests, sent = {}, 0
-failed = {} -- answers by status, but for 200; global, since `done` asks each thread for it
+local moment, from = ffi.new("moment"), 0
+answers = {} -- by status; global, since `done` asks each thread for it, as for `warm_up`
 
 local threads = {}
+
+local function now()
+   ffi.C.clock_gettime(MONOTONIC, moment)
+   return tonumber(moment.seconds) + tonumber(moment.nanoseconds) / 1e9
+end
 
 function setup(thread)
    threads[#threads + 1] = thread
 end
 
-function init(files)
-   for i, name in ipairs(files) do
+function init(arguments)
+   warm_up = tonumber(table.remove(arguments, 1))
+   for i, name in ipairs(arguments) do
       local file = assert(io.open(name, "rb"))
       requests[i] = file:read("*a")
       file:close()
    end
+   from = now() + warm_up
 end
 
 function request()
@@ -24,16 +39,17 @@ function request()
 end
 
 function response(status)
-   if status ~= 200 then
+   if now() >= from then
       local key = tostring(status)
-      failed[key] = (failed[key] or 0) + 1
+      answers[key] = (answers[key] or 0) + 1
    end
 end
 
 function done(summary)
-   local counts = {}
+   local counts, warm_up = {}, 0
    for _, thread in ipairs(threads) do
-      for status, count in pairs(thread:get("failed")) do
+      warm_up = thread:get("warm_up")
+      for status, count in pairs(thread:get("answers")) do
          counts[status] = (counts[status] or 0) + count
       end
    end
@@ -42,7 +58,7 @@ function done(summary)
       parts[#parts + 1] = string.format('"%s": %d', status, count)
    end
    print(string.format(
-      '{"requests": %d, "microseconds": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d, "failed": {%s}}',
-      summary.requests, summary.duration, summary.errors.connect, summary.errors.read, summary.errors.write,
+      '{"microseconds": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d, "answers": {%s}}',
+      summary.duration - warm_up * 1e6, summary.errors.connect, summary.errors.read, summary.errors.write,
       summary.errors.timeout, table.concat(parts, ", ")))
 end
