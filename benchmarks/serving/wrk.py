@@ -40,7 +40,7 @@ def run_wrk(target: Target, *, connections: int, seconds: float, prefix: Sequenc
 
     wrk takes whole seconds. What is answered in the first one is not counted: with batches and a queue, the
     server does work in it whose answers come later, as at the end it does work whose answers come too late.
-    `prefix` is a command that runs it, such as taskset.
+    Connections that fail count from the start. `prefix` is a command that runs it, such as taskset.
     """
     required_wrk()
     duration = max(1, math.ceil(seconds))
