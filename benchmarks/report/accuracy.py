@@ -63,7 +63,7 @@ TRAINING = Section(
     command="lct-deploy train --data fashion-mnist --arch lct_resnet50 --image-size 64 --epochs 3 "
     "--batch-size 128 --lr 0.02 --schedule cosine --precision bf16 -o lct_resnet50_64.safetensors",
     about="The logs of trainings whose checkpoints do not ship. `lct_resnet50-64` is the one above; it was "
-    "halted for a quarter of an hour of its first epoch. On the other, of `--epochs 2 --lr 0.05`, [the "
+    "halted for twenty minutes of its first epoch. On the other, of `--epochs 2 --lr 0.05`, [the "
     "ranges of int8 were found](decisions/0007-variants.md): a few images have logits of thousands.",
     show=_show_training,
     packages=(),
